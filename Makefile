@@ -1,0 +1,35 @@
+# Every target works from a bare clone: the first one makes .venv and installs the project into it.
+PROTOCOL ?= quick
+DATASET ?= all
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: install reproduce-figures figures check test test-slow clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] < (3, 14), "nrc needs Python 3.11 to 3.13: make PYTHON=python3.12 ..."'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+# run what is missing, then draw everything; finished runs are skipped
+reproduce-figures: .venv/installed
+	$(PY) scripts/reproduce_figures.py --protocol $(PROTOCOL) --dataset $(DATASET)
+
+# compare the runs with the committed expectations; non-zero exit on a regression
+check: .venv/installed
+	$(PY) scripts/check.py --protocol $(PROTOCOL) --dataset $(DATASET)
+
+test: .venv/installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy nrc
+	$(PY) -m pytest -n auto -m 'not slow'
+
+test-slow: .venv/installed
+	$(PY) -m pytest -m slow
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,48 @@
+"""Arrays, tensors and lists from users, checked and made into tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nrc.errors import UserError
+
+
+def as_tensor(values: Any, what: str) -> Tensor:
+    """`values` (tensor, array or nested list of real numbers) as a tensor, without copying where possible."""
+    try:
+        tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what} must be an array of numbers, got {type(values).__name__}: {error}") from None
+    if tensor.is_complex():
+        raise UserError(f"{what} are complex ({tensor.dtype}); give real numbers")
+    return tensor
+
+
+def as_rows(features: Any, targets: Any) -> tuple[Tensor, Tensor]:
+    """Features as (N, d) and targets as (N, n); targets (N,) become one column. Errors name both shapes."""
+    h, y = as_tensor(features, "features"), as_tensor(targets, "targets")
+    if y.ndim == 1:
+        y = y[:, None]
+    if h.ndim != 2 or y.ndim != 2 or len(h) != len(y):
+        raise UserError(
+            f"features have shape {tuple(h.shape)} and targets {tuple(y.shape)}; "
+            "expected (N, d) and (N, n) or (N,) with the same number of rows N"
+        )
+    if 0 in h.shape or 0 in y.shape:
+        raise UserError(f"features {tuple(h.shape)} or targets {tuple(y.shape)} are empty; give N, d, n >= 1")
+    return h, y
+
+
+def precision(dtype: torch.dtype) -> float:
+    """Relative rounding of a type: 1.2e-7 for float32, 0 for integers."""
+    return torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+
+
+def double(rows: Tensor) -> Tensor:
+    """Rows as float64, on their own device where that has the type."""
+    # Apple's GPUs have no float64.
+    return (rows.cpu() if rows.device.type == "mps" else rows).double()

@@ -1,0 +1,129 @@
+"""Curves against tau that are drawn and written down in one go, so the csv is exactly what is drawn."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from nrc.figures._load import Run
+
+FLOOR = 1e-17  # an exact zero on a log axis is drawn here
+LOG_MEAN = ("mse", "nrc", "noise", "linear_mse")  # quantities whose mean over seeds is geometric
+
+
+class Sheet:
+    """The numbers of a figure. `line` draws on an axis and appends the same points as rows.
+
+    Args:
+        x: name of the x column.
+    """
+
+    def __init__(self, x: str = "tau") -> None:
+        self.x = x
+        self.parts: list[pd.DataFrame] = []
+
+    def note(self, x: Any, y: Any, **labels: Any) -> None:
+        """Append points without drawing them."""
+        labels = {"data": "", "metric": "", "series": "", "weight_decay": "", "seed": ""} | labels
+        self.parts.append(pd.DataFrame({**labels, self.x: np.asarray(x), "value": np.asarray(y, float)}))
+
+    def line(self, axes: Axes, x: Any, y: Any, labels: dict[str, Any], at: Any = None, **style: Any) -> None:
+        """Draw y against x and note it; `at` gives other positions on the axis for the same x."""
+        x, y = np.asarray(x), np.asarray(y, float)
+        if axes.get_yscale() == "log":
+            y = np.where(y <= 0, FLOOR, y)  # NaN stays NaN
+        axes.plot(x if at is None else at, y, **style)
+        self.note(x, y, **labels)
+
+    def table(self) -> pd.DataFrame:
+        """All rows so far."""
+        return pd.concat(self.parts, ignore_index=True) if self.parts else pd.DataFrame()
+
+
+class TauAxis:
+    """A log axis for tau that has a place for tau = 0 at its left edge."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        positive = [t for run in runs for t in run.series("mse").index if t > 0]
+        self.first, self.end = min(positive), max(positive)
+        self.zero = self.first / 3
+
+    def __call__(self, tau: Any) -> np.ndarray:
+        """Positions on the axis."""
+        return np.maximum(np.asarray(tau, float), self.zero)
+
+    def dress(self, axes: Axes, label: bool = True) -> None:
+        """Scale, limits and ticks; the tick '0' is the state before training."""
+        axes.set_xscale("log")
+        axes.set_xlim(self.zero / 1.15, self.end * 1.2)
+        low, high = int(np.ceil(np.log10(4 * self.zero))), int(np.floor(np.log10(self.end)))
+        every = 1 if high - low < 5 else 2
+        decades = [10.0**k for k in range(high, low - 1, -every)][::-1]
+        axes.xaxis.set_major_locator(FixedLocator([self.zero, *decades]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda v, _: "0" if v < self.first else f"$10^{{{round(np.log10(v))}}}$")
+        )
+        if label:
+            axes.set_xlabel(r"gradient-flow time $\tau$")
+
+
+def mean_over_seeds(
+    runs: Sequence[Run], metric: str, split: str = "train", layer: str | None = None
+) -> pd.Series:
+    """Mean over the seeds in which the metric is defined: geometric for errors and NRCs, else arithmetic."""
+    table = pd.concat([run.series(metric, split, layer) for run in runs], axis=1)
+    if metric.startswith(LOG_MEAN):
+        return np.exp(np.log(table.clip(lower=FLOOR)).mean(axis=1))
+    return table.mean(axis=1)
+
+
+def draw_runs(
+    sheet: Sheet,
+    axes: Axes,
+    tau: TauAxis,
+    runs: Sequence[Run],
+    metric: str,
+    *,
+    split: str = "train",
+    colour: str,
+    label: str | None = None,
+    width: float = 1.4,
+    line: str = "-",
+    series: str = "",
+    **style: Any,
+) -> pd.Series:
+    """Each seed thin, the mean thick. Returns the mean."""
+    common = {
+        "data": runs[0].data,
+        "metric": metric,
+        "series": series or split,
+        "weight_decay": runs[0].weight_decay,
+    }
+    for run in runs if len(runs) > 1 else []:
+        one = run.series(metric, split)
+        thin = {"color": colour, "lw": 0.4 * width, "alpha": 0.45, "ls": line}
+        sheet.line(axes, one.index, one, {**common, "seed": run.seed}, at=tau(one.index), **thin)
+    mean = mean_over_seeds(runs, metric, split)
+    thick = {"color": colour, "lw": width, "ls": line, "label": label} | style
+    sheet.line(axes, mean.index, mean, {**common, "seed": "mean"}, at=tau(mean.index), **thick)
+    return mean
+
+
+def log_axis(axes: Axes, shortest: float = 10.0) -> None:
+    """A log y axis whose decades are labelled readably, however many there are.
+
+    Call it after drawing. An axis spanning less than `shortest` is widened to it.
+    """
+    low, high = axes.get_ylim()
+    if high / low < shortest:
+        middle = (low * high) ** 0.5
+        low, high = middle / shortest**0.5, middle * shortest**0.5
+        axes.set_ylim(low, high)
+    decades = np.log10(high / low)
+    axes.yaxis.set_major_locator(LogLocator(base=10, numticks=6 if decades > 2 else 4))
+    if decades > 2:
+        axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,165 @@
+"""Run directories as the figures see them: measured curves, settings and snapshots, nothing else."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nrc.record import read_run
+
+DATA_ORDER = ("reacher", "swimmer", "hopper")  # as in the papers; others follow in alphabetical order
+Headline = Mapping[str, Mapping[str, float]]  # experiment -> data -> weight decay
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One finished run: its record (`run.json`) and its metric rows (`metrics.csv`)."""
+
+    path: Path
+    info: dict[str, Any]
+    table: pd.DataFrame
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.info["identity"]
+
+    @property
+    def data(self) -> str:
+        return str(self.settings["data"]["name"])
+
+    @property
+    def weight_decay(self) -> float:
+        return float(self.settings["optim"]["weight_decay"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.settings["seed"])
+
+    @property
+    def protocol(self) -> str:
+        return str(self.settings["protocol"]["name"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.info["data"]["kind"])
+
+    @property
+    def tau(self) -> float:
+        return float(self.info["tau"])
+
+    @property
+    def budget(self) -> float:
+        """The decay budget lambda * tau at the end."""
+        return self.weight_decay * self.tau
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """Measured layers in forward order; the last one feeds the output."""
+        return [name for name in self.table["layer"].unique() if name != "model" and ":" not in name]
+
+    @cached_property
+    def _wide(self) -> pd.DataFrame:
+        return self.table.pivot_table(
+            index="tau", columns=["split", "layer", "metric"], values="value", dropna=False, sort=False
+        )
+
+    def series(self, metric: str, split: str = "train", layer: str | None = None) -> pd.Series:
+        """Values against tau; NaN where the metric is undefined, empty where it was never measured."""
+        name = layer or ("model" if metric in ("mse", "r2") else self.layers[-1])
+        if (split, name, metric) not in self._wide.columns:
+            return pd.Series(dtype=float)
+        return self._wide[(split, name, metric)].sort_index()
+
+    def last(self, metric: str, split: str = "train", layer: str | None = None) -> float:
+        """The value at the end of the run, NaN if undefined."""
+        found = self.series(metric, split, layer)
+        return float(found.iloc[-1]) if len(found) else math.nan
+
+    def why(self, metric: str) -> str:
+        """Why a metric of the last layer is undefined, in two or three words; empty if it never was."""
+        reason = self.info.get("undefined", {}).get(f"{self.layers[-1]}/{metric}", "")
+        if "vanished" in reason:
+            return "features vanished"
+        return "W loses rank" if "rank" in reason else ("undefined" if reason else "")
+
+    @property
+    def vanished(self) -> bool:
+        """Whether the features (or the prediction) are gone at the end, so that NRC1 means nothing."""
+        return not math.isfinite(self.last("nrc1"))
+
+    @cached_property
+    def snapshots(self) -> dict[str, np.ndarray]:
+        """features_start, features_end, weight_start, weight_end, targets, sigma; {} when not saved."""
+        file = self.path / "snapshots.npz"
+        if not file.exists():
+            return {}
+        with np.load(file) as archive:
+            return {name: archive[name] for name in archive.files}
+
+
+@dataclass
+class Runs:
+    """All finished runs below `outputs`, found by experiment and read once."""
+
+    outputs: Path
+    protocol: str = "quick"
+    headlines: Headline | None = None
+    datasets: Sequence[str] | None = None
+    say: Callable[[str], None] = print
+    _read: dict[str, dict[str, list[Run]]] = field(default_factory=dict)
+
+    def of(self, experiment: str, *, both_protocols: bool = False) -> dict[str, list[Run]]:
+        """Data set -> finished runs, largest weight decay first, then by seed; {} if there are none."""
+        folder = experiment if both_protocols else f"{experiment}-{self.protocol}"
+        if folder not in self._read:
+            self._read[folder] = self._find(self.outputs / folder)
+        return self._read[folder]
+
+    def _find(self, root: Path) -> dict[str, list[Run]]:
+        found: list[Run] = []
+        for file in sorted(root.glob("*/**/run.json")):
+            status = json.loads(file.read_text())["status"]
+            if status != "finished":
+                self.say(f"{file.parent}: {status}, not drawn")
+                continue
+            run = Run(file.parent, *read_run(file.parent))
+            if self.datasets is None or run.data in self.datasets:
+                found.append(run)
+        names = {run.data for run in found}
+        order = [d for d in DATA_ORDER if d in names] + sorted(names - set(DATA_ORDER))
+        key = {d: [run for run in found if run.data == d] for d in order}
+        return {d: sorted(runs, key=lambda r: (-r.weight_decay, r.seed, r.path)) for d, runs in key.items()}
+
+    def headline(self, experiment: str, data: str) -> list[Run]:
+        """The runs at the headline weight decay.
+
+        That is the one given; else the largest whose features are alive at the end in every seed; else, when
+        all have vanished, the smallest positive one. [] when no run has a positive weight decay.
+        """
+        runs = [run for run in self.of(experiment).get(data, []) if run.weight_decay > 0]
+        given = (self.headlines or {}).get(experiment, {}).get(data)
+        if given is not None:
+            chosen = [run for run in runs if math.isclose(run.weight_decay, given, rel_tol=1e-9)]
+            if chosen:
+                return chosen
+            self.say(f"{experiment}/{data}: no finished run at the headline weight decay {given:g}")
+        values = sorted({run.weight_decay for run in runs}, reverse=True)
+        alive = [v for v in values if not any(r.vanished for r in runs if r.weight_decay == v)]
+        best = (alive or values[-1:])[:1]
+        return [run for run in runs if run.weight_decay in best]
+
+    def control(self, experiment: str, data: str) -> list[Run]:
+        """The runs without weight decay."""
+        return [run for run in self.of(experiment).get(data, []) if run.weight_decay == 0]
+
+
+def lambda_groups(runs: Sequence[Run]) -> dict[float, list[Run]]:
+    """Runs by weight decay, largest first."""
+    values = sorted({run.weight_decay for run in runs}, reverse=True)
+    return {v: [run for run in runs if run.weight_decay == v] for v in values}

@@ -1,0 +1,171 @@
+"""All metrics of one layer, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from nrc.arrays import as_rows
+from nrc.errors import UserError
+from nrc.metrics import last_layer, layerwise
+from nrc.metrics.layer import Layer, Undefined
+from nrc.moments import Moments
+
+LAST_LAYER: dict[str, Callable[[Layer], float]] = {
+    "mse": last_layer.mse,
+    "r2": last_layer.r2,
+    "nrc1": last_layer.nrc1,
+    "nrc2": last_layer.nrc2,
+    "nrc3": last_layer.nrc3_best,
+    "nrc3_gamma": last_layer.nrc3_gamma,
+    "nrc1_raw": last_layer.nrc1_raw,
+    "nrc2_raw": last_layer.nrc2_raw,
+    "nrc1_centred": last_layer.nrc1_centred,
+    **{f"evr_{k}": partial(last_layer.evr, k=k) for k in range(1, 6)},
+}
+LAYERWISE: dict[str, Callable[[Layer], float]] = {
+    name: getattr(layerwise, name)
+    for name in (
+        "noise",
+        "noise_abs",
+        "stable_rank_features",
+        "stable_rank_covariance",
+        "stable_rank_weights",
+        "feature_weight_alignment",
+        "feature_weight_alignment_k",
+        "feature_weight_alignment_null",
+        "feature_target_alignment",
+        "feature_target_alignment_null",
+        "feature_target_alignment_features",
+        "noise_alignment",
+        "cka",
+        "cka_null",
+        "cka_first_columns",
+        "linear_mse",
+        "linear_mse_uncentred",
+        "feature_rank",
+        "weight_rank",
+        "mean_share",
+        "feature_rms",
+        "signal_share",
+    )
+}
+METRICS = LAST_LAYER | LAYERWISE
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """`values`: every metric by name, NaN where it is undefined; `undefined`: the reason for each NaN."""
+
+    values: dict[str, float]
+    undefined: dict[str, str]
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+
+def evaluate(layer: Layer, only: Iterable[str] | None = None) -> Metrics:
+    """The metrics of a layer: all, or those named in `only`. Nothing is computed that no chosen metric needs.
+
+    Raises:
+        UserError: a name that is no metric.
+    """
+    names = METRICS.keys() if only is None else dict.fromkeys(only)
+    values: dict[str, float] = {}
+    undefined: dict[str, str] = {}
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"there is no metric '{name}'; choose from: {', '.join(METRICS)}")
+        try:
+            values[name] = METRICS[name](layer)
+        except Undefined as reason:
+            values[name], undefined[name] = float("nan"), str(reason)
+    return Metrics(values, undefined)
+
+
+def measure_moments(
+    moments: Moments,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    rank: int | None = None,
+    maps_to_targets: bool | None = None,
+    linear_map_from: Moments | Layer | None = None,
+    only: Iterable[str] | None = None,
+) -> Metrics:
+    """All metrics of one layer from its moments.
+
+    Args:
+        moments: from `nrc.collect` or `Moments.update`.
+        weight: (out, d), (c_out, d, kh, kw), a `weight_spectrum` of either, or None.
+        bias: (out,); None means unknown: mse and r2 then use the optimal b = ybar - W hbar. Zeros for a
+        bias-free layer. rank: number of target directions r for noise and alignments; None: numerical rank of
+        the targets. maps_to_targets: False when a weight with n outputs is not the model's last one; None:
+        True if out == n. linear_map_from: moments of the training set when `moments` are held-out: the linear
+        map of linear_mse is
+            fitted there, and NRC3 takes its Sigma from there, as the paper does.
+        only: names of the metrics wanted; None: all.
+
+    Raises:
+        UserError: shapes that do not fit, a rank out of range, features that are not finite.
+
+    Example:
+        >>> h = torch.randn(100, 8)
+        >>> m = measure_moments(Moments().update(h, h[:, :2]), weight=torch.eye(2, 8))
+        >>> m["mse"] < 1e-12, m.undefined["nrc1_centred"]
+        (True, 'the mean feature was not known during the pass')
+    """
+    layer = Layer.of(
+        moments, weight, bias, rank=rank, maps_to_targets=maps_to_targets, linear_map_from=linear_map_from
+    )
+    return evaluate(layer, only)
+
+
+def measure_with_reasons(
+    features: Any, targets: Any, weight: Any = None, *, rank: int | None = None, bias: Any = None
+) -> Metrics:
+    """`measure`, with the reason for every NaN in `.undefined`; the same arguments and errors."""
+    h, y = as_rows(features, targets)
+    moments = Moments().update(h, y)
+    if not moments.finite:
+        for what, rows in (("features", h), ("targets", y)):
+            bad = (~torch.isfinite(rows).all(1)).nonzero()
+            if len(bad):
+                row = int(bad[0])
+                raise UserError(
+                    f"{what} contain NaN or infinity, first in row {row}; remove or repair such rows"
+                )
+    return measure_moments(moments.add_centred(h), weight, bias, rank=rank)
+
+
+def measure(
+    features: Any, targets: Any, weight: Any = None, *, rank: int | None = None, bias: Any = None
+) -> dict[str, float]:
+    """All collapse metrics of one layer from arrays or tensors.
+
+    Args:
+        features: (N, d), the inputs of the layer.
+        targets: (N, n) or (N,).
+        weight: (out, d) of the layer that reads the features. mse, r2, nrc2 and nrc3 need out = n.
+        rank: number of target directions r for noise and alignments; None: numerical rank of the targets.
+            NRC1 always uses n, the number of target columns, as published.
+        bias: (out,); None means unknown: mse and r2 then use the optimal one, b = ybar - W hbar.
+
+    Returns:
+        metric name -> value; NaN where a metric is undefined (`nrc.metrics.measure_with_reasons` says why).
+
+    Raises:
+        UserError: shapes that do not fit, a rank out of range, NaN or infinity in the data.
+
+    Example:
+        >>> import numpy as np
+        >>> h = np.random.default_rng(0).normal(size=(200, 2)) @ np.eye(2, 10)
+        >>> values = measure(h, h[:, :2], weight=np.eye(2, 10))
+        >>> round(values["noise"], 9), round(values["r2"], 9), round(values["cka"], 9)
+        (0.0, 1.0, 1.0)
+    """
+    return measure_with_reasons(features, targets, weight, rank=rank, bias=bias).values

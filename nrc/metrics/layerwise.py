@@ -1,0 +1,247 @@
+"""Metrics of any layer: Rangamani and Unal, "Deep Neural Regression Collapse", CPAL 2026 (arXiv 2603.23805),
+and the poster of the same work.
+
+Hc (N, d), Yc (N, t) are centred, Sigma_H = Hc'Hc/N with eigenvalues l1 >= l2 >= ... and top-k eigenvectors
+U_k, W (out, d) is the weight that reads the features, r the number of target directions (`Layer.directions`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nrc.metrics.last_layer import squared_error
+from nrc.metrics.layer import Layer, Undefined
+from nrc.metrics.linalg import fixed_normal, mean_cosine, numerical_rank, outside, random_subspace_cosine
+
+RELEASED_RTOL = 1e-3  # of singular values, in the released code's least squares
+NULL_DRAWS = 20
+
+
+def noise_abs(layer: Layer, k: int | None = None) -> float:
+    """Tr(Sigma_H) - Tr(U_k' Sigma_H U_k) = sum of l_j over j > k, by default k = r. [0, inf), unit of h^2.
+    Poster."""
+    k = layer.directions if k is None else k
+    return outside(layer.moments.sigma_h, None, layer.features.vectors[:, :k])
+
+
+def noise(layer: Layer, k: int | None = None) -> float:
+    """Noise component 1 - Tr(U_k' Sigma_H U_k)/Tr(Sigma_H), by default k = r. CPAL 2026 (the poster draws
+    `noise_abs`).
+
+    [0, 1]: 0 when k directions hold all the variance (collapse), 1 - k/d for isotropic features. Summed from
+    the tail, so it is exact down to about 1e-16.
+
+    Example:
+        >>> from nrc import Moments
+        >>> h = torch.diag(torch.tensor([2.0, 1.0]))
+        >>> both_signs = torch.cat((h, -h))
+        >>> round(noise(Layer.of(Moments().update(both_signs, both_signs[:, 0])), k=1), 12)
+        0.2
+    """
+    layer.require_alive()
+    return min(noise_abs(layer, k) / float(layer.moments.sigma_h.trace()), 1.0)
+
+
+def stable_rank_features(layer: Layer) -> float:
+    """|Hc|_F^2/|Hc|_2^2 = sum_j l_j / l1. [1, d]; 1: one direction only. Poster."""
+    layer.require_alive()
+    return float(layer.features.values.sum() / layer.features.values[0])
+
+
+def stable_rank_covariance(layer: Layer) -> float:
+    """|Sigma_H|_F^2/|Sigma_H|_2^2 = sum_j l_j^2 / l1^2. [1, d]; what the figures of CPAL 2026 and its code
+    show."""
+    layer.require_alive()
+    return float((layer.features.values / layer.features.values[0]).square().sum())
+
+
+def stable_rank_weights(layer: Layer) -> float:
+    """|W|_F^2/|W|_2^2. [1, min(out, d)]; 1: a rank-one map. Convolutions as (c_in, c_out kh kw). CPAL
+    2026."""
+    values = layer.require_weight().values
+    return float((values / values[0]).square().sum())
+
+
+def feature_weight_alignment_k(layer: Layer) -> float:
+    """Number of directions compared: k = min(r, numerical rank of Hc, numerical rank of W); beyond are
+    arbitrary."""
+    layer.require_alive()
+    return float(min(layer.directions, layer.feature_rank, layer.require_weight().rank))
+
+
+def feature_weight_alignment(layer: Layer) -> float:
+    """Mean cosine of the principal angles between the top-k right singular vectors of W and U_k. CPAL 2026.
+
+    [0, 1]: 1 when the weight reads exactly the features' main directions. k is `feature_weight_alignment_k`;
+    compare with `feature_weight_alignment_null`. Convolutions: W as (c_in, c_out kh kw), left singular
+    vectors, channels.
+    """
+    k = int(feature_weight_alignment_k(layer))
+    return mean_cosine(layer.require_weight().vectors[:, :k], layer.features.vectors[:, :k])
+
+
+def feature_weight_alignment_null(layer: Layer) -> float:
+    """The same for a random k-dimensional subspace of R^d: what unrelated weights and features score."""
+    return random_subspace_cosine(layer.moments.d, int(feature_weight_alignment_k(layer)))
+
+
+def _cross(layer: Layer) -> tuple[Tensor, Tensor]:
+    """Top-k left and right singular vectors of Sigma_HY, k = min(r, its rank)."""
+    layer.require_alive()
+    left, right, rank = layer.cross
+    k = min(layer.directions, rank)
+    if k == 0:
+        raise Undefined("features and targets are uncorrelated: Sigma_HY is zero")
+    return left[:, :k], right[:, :k]
+
+
+def feature_target_alignment(layer: Layer) -> float:
+    """Mean cosine between the top-r right singular vectors of Sigma_HY = Hc'Yc/N and the top-r eigenvectors
+    of Sigma_Y.
+
+    Poster. [0, 1]. It is 1 for ANY features when the targets have exact rank r or r = t: read it beside
+    `feature_target_alignment_null`, and see `feature_target_alignment_features`.
+    """
+    return mean_cosine(_cross(layer)[1], layer.targets.vectors[:, : layer.directions])
+
+
+def noise_alignment(layer: Layer) -> float:
+    """The same singular vectors against the remaining t - r target directions. [0, 1]; small is good.
+    Poster."""
+    right = _cross(layer)[1]
+    rest = layer.targets.vectors[:, layer.directions :]
+    if rest.shape[1] == 0:
+        raise Undefined("no target directions remain: r = t")
+    return mean_cosine(right, rest)
+
+
+def feature_target_alignment_features(layer: Layer) -> float:
+    """Feature side: mean cosine between the top-r LEFT singular vectors of Sigma_HY and U_r. [0, 1].
+
+    1 when the directions that carry the targets are the features' main directions.
+    """
+    left = _cross(layer)[0]
+    return mean_cosine(left, layer.features.vectors[:, : min(layer.directions, layer.feature_rank)])
+
+
+def feature_target_alignment_null(layer: Layer) -> float:
+    """`feature_target_alignment` expected when the pairing of features and targets is random.
+
+    Over uniform permutations P of the rows, Hc'P Yc has mean 0 and covariance N^2/(N - 1) Sigma_H (x) Sigma_Y
+    exactly; the alignment is averaged over 20 Gaussian matrices of that covariance, with a fixed seed.
+    """
+    layer.require_alive()
+    r = layer.directions
+    k = min(r, layer.feature_rank)
+    d, t = layer.moments.sigma_hy.shape
+    draws = fixed_normal(NULL_DRAWS, d, t)
+    # In the eigenbases of Sigma_H and Sigma_Y the draws are independent, with these scales.
+    rows = (layer.features.values / layer.features.values[0]).sqrt()[:, None]
+    columns = (layer.targets.values / layer.targets.values[0]).sqrt()
+    right = torch.linalg.svd(rows * draws * columns, full_matrices=False).Vh.mT[:, :r, :k]
+    return float(torch.linalg.svdvals(right).clamp_max(1.0).mean())
+
+
+def cka(layer: Layer) -> float:
+    """Linear CKA = |Hc'Yc|_F^2 / (|Hc'Hc|_F |Yc'Yc|_F): signal-target alignment of CPAL 2026.
+
+    [0, 1]: 1 when the features are the targets up to rotation and scale. Compare with `cka_null`.
+    """
+    return _cka(layer, layer.moments.sigma_h, layer.moments.sigma_hy)
+
+
+def cka_first_columns(layer: Layer) -> float:
+    """CKA of the first t columns of H alone, as the released code has it: not rotation invariant, never 1 in
+    general."""
+    t = layer.moments.n
+    return _cka(layer, layer.moments.sigma_h[:t, :t], layer.moments.sigma_hy[:t])
+
+
+def _cka(layer: Layer, sigma_h: Tensor, sigma_hy: Tensor) -> float:
+    layer.require_alive()
+    if layer.target_rank == 0:
+        raise Undefined("targets are constant: CKA divides by their variance")
+    scale = torch.linalg.matrix_norm(sigma_h) * torch.linalg.matrix_norm(layer.moments.sigma_y)
+    if scale == 0:
+        raise Undefined("the first columns of the features are constant")
+    return min(float(sigma_hy.square().sum() / scale), 1.0)
+
+
+def cka_null(layer: Layer) -> float:
+    """CKA expected over random pairings, exactly: tr(Sigma_H) tr(Sigma_Y) / ((N - 1) |Sigma_H|_F
+    |Sigma_Y|_F)."""
+    layer.require_alive()
+    if layer.target_rank == 0:
+        raise Undefined("targets are constant: CKA divides by their variance")
+    h, y = layer.features.values, layer.targets.values
+    shape = float(h.sum() / torch.linalg.vector_norm(h) * y.sum() / torch.linalg.vector_norm(y))
+    return shape / (layer.moments.count - 1)
+
+
+def affine_map(layer: Layer) -> tuple[Tensor, Tensor]:
+    """The best affine map H -> Y: A = Sigma_YH Sigma_H^+ (t, d) and b = ybar - A hbar (t,).
+
+    Directions of Sigma_H below `Layer.feature_tolerance` are rounding and are left out.
+    """
+    m = layer.moments
+    kept = layer.features.values > layer.feature_tolerance
+    basis, values = layer.features.vectors[:, kept], layer.features.values[kept]
+    a = ((m.sigma_hy.T @ basis) / values) @ basis.T
+    return a, m.mean_y - a @ m.mean_h
+
+
+def linear_mse(layer: Layer) -> float:
+    """MSE of the best affine map H -> Y: Tr(Sigma_Y - Sigma_YH Sigma_H^+ Sigma_HY)/t. CPAL 2026.
+
+    [0, inf), unit of y^2. With `linear_map_from` the map is fitted there and judged on these moments. Equal
+    to the model's own MSE where a layer already holds the prediction.
+    """
+    a, b = affine_map(layer.reference or layer)
+    return squared_error(layer.moments, a, b) / layer.moments.n
+
+
+def linear_mse_uncentred(layer: Layer) -> float:
+    """The same as the released code has it: no intercept, features uncentred, singular values below 1e-3 of
+    the largest cut off. Wrong by orders of magnitude in collapsed layers; for comparison only.
+    """
+    m = (layer.reference or layer).moments
+    second = m.sigma_h + torch.outer(m.mean_h, m.mean_h)
+    cross = m.sigma_hy + torch.outer(m.mean_h, m.mean_y)
+    values, vectors = torch.linalg.eigh(second)
+    kept = numerical_rank(values, RELEASED_RTOL**2 * max(float(values[-1]), 0.0))
+    basis = vectors[:, len(values) - kept :]
+    a = ((cross.T @ basis) / values[len(values) - kept :]) @ basis.T
+    return squared_error(layer.moments, a, torch.zeros(m.n, dtype=a.dtype)) / layer.moments.n
+
+
+def feature_rank(layer: Layer) -> float:
+    """Numerical rank of the centred features (tolerance: `Layer.feature_tolerance`). 0..d."""
+    return float(layer.feature_rank)
+
+
+def weight_rank(layer: Layer) -> float:
+    """Numerical rank of W (tolerance: max(out, d) * eps of the largest singular value). 0..min(out, d)."""
+    if layer.weight is None:
+        raise Undefined("no weight was given")
+    return float(layer.weight.rank)
+
+
+def mean_share(layer: Layer) -> float:
+    """|hbar|^2 / mean |h|^2. [0, 1]: 0 centred features, 1 constant ones. Explains an NRC1 that does not
+    fall."""
+    if layer.mean_square == 0:
+        raise Undefined("features vanished: all are exactly 0")
+    return float(layer.moments.mean_h.square().sum()) / layer.mean_square
+
+
+def feature_rms(layer: Layer) -> float:
+    """sqrt(mean |h|^2). [0, inf), unit of h; below 1e-12 the features count as vanished."""
+    return float(layer.mean_square**0.5)
+
+
+def signal_share(layer: Layer) -> float:
+    """tr(W Sigma_H W')/tr(Sigma_Y), the variance of the prediction in that of the targets. Below 1e-8:
+    vanished."""
+    layer.require_prediction()
+    return layer.signal_share

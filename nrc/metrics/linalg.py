@@ -1,0 +1,126 @@
+"""Small float64 linear algebra shared by the metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nrc.arrays import as_tensor
+from nrc.errors import UserError
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues (d,), descending and >= 0, and eigenvectors (d, d) in columns, of a covariance."""
+
+    values: Tensor
+    vectors: Tensor
+
+
+@dataclass(frozen=True)
+class WeightSpectrum:
+    """A weight as a matrix (out, d), its singular values (descending), right vectors (d, k) and rank."""
+
+    matrix: Tensor
+    shape: tuple[int, ...]
+    values: Tensor
+    vectors: Tensor
+    rank: int
+
+
+def spectrum(covariance: Tensor) -> Spectrum:
+    """Eigenvalues and eigenvectors of a symmetric positive semi-definite matrix, largest first."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return Spectrum(values.flip(0).clamp_min(0.0), vectors.flip(1))
+
+
+def numerical_rank(values: Tensor, tolerance: float) -> int:
+    """How many of the values exceed the tolerance (an absolute one)."""
+    return int((values > tolerance).sum())
+
+
+def weight_matrix(weight: Any) -> tuple[Tensor, tuple[int, ...], float]:
+    """A linear (out, d) or convolution (out, d, kh, kw) weight as float64 (out * kh * kw, d), shape,
+    precision."""
+    w = as_tensor(weight, "weight").cpu()
+    if w.ndim < 2:
+        raise UserError(f"weight has shape {tuple(w.shape)}; expected (out, d) or (out, d, kh, kw)")
+    if not torch.isfinite(w).all():
+        raise UserError(
+            f"weight of shape {tuple(w.shape)} contains NaN or infinity; training may have diverged"
+        )
+    eps = torch.finfo(w.dtype).eps if w.dtype.is_floating_point else torch.finfo(torch.float64).eps
+    return w.double().movedim(1, -1).reshape(-1, w.shape[1]), tuple(w.shape), eps
+
+
+def weight_spectrum(weight: Any) -> WeightSpectrum:
+    """Singular values and right singular vectors of a weight; give it instead of the weight to reuse them.
+
+    Computed from the smaller Gram matrix: exact enough, because singular values below max(out, d) * eps of
+    the largest (eps of the weight's own type, and never below 1e-7) count as zero anyway.
+
+    Example:
+        >>> w = weight_spectrum(torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]]))
+        >>> w.values.tolist(), w.rank
+        ([4.0, 3.0], 2)
+    """
+    matrix, shape, eps = weight_matrix(weight)
+    wide = matrix.shape[0] < matrix.shape[1]
+    gram = spectrum(matrix @ matrix.T if wide else matrix.T @ matrix)
+    values = gram.values.sqrt()
+    rank = numerical_rank(values, max(max(matrix.shape) * eps, 1e-7) * float(values[0]))
+    vectors = gram.vectors
+    if wide:
+        # Orthonormal again after the division by singular values of very different size.
+        vectors = torch.linalg.qr(matrix.T @ gram.vectors[:, :rank]).Q
+    return WeightSpectrum(matrix, shape, values, vectors, rank)
+
+
+def outside(covariance: Tensor, mean: Tensor | None, basis: Tensor) -> float:
+    """mean |x - P x|^2 over rows x with this covariance and mean, P = basis basis' (orthonormal columns).
+
+    Summed as the trace of (I - P) C (I - P), never as a difference of two large numbers: what is left of
+    collapsed features is good to about 1e-16 of their mean square.
+    """
+    left = covariance - basis @ (basis.T @ covariance)
+    total = (left - (left @ basis) @ basis.T).diagonal().sum()
+    if mean is not None:
+        total = total + (mean - basis @ (basis.T @ mean)).square().sum()
+    return max(float(total), 0.0)
+
+
+def mean_cosine(a: Tensor, b: Tensor) -> float:
+    """Mean cosine of the principal angles between the spans of two orthonormal bases (d, j) and (d, k)."""
+    return float(torch.linalg.svdvals(a.T @ b).clamp_max(1.0).mean())
+
+
+@lru_cache(maxsize=64)
+def random_subspace_cosine(d: int, k: int, draws: int = 400) -> float:
+    """Mean cosine between a fixed and a uniformly random k-dimensional subspace of R^d (fixed seed).
+
+    The value that an alignment of two unrelated subspaces has; about 0.85 sqrt(k/d) for large k.
+
+    Example:
+        >>> random_subspace_cosine(2, 1)   # 2/pi = 0.6366
+        0.636...
+    """
+    if k >= d:
+        return 1.0
+    if k == 1:
+        log_ratio = torch.lgamma(torch.tensor([d / 2, (d + 1) / 2], dtype=torch.float64))
+        return float((log_ratio[0] - log_ratio[1]).exp() / torch.pi**0.5)
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(draws, d, k, generator=generator, dtype=torch.float64)
+    root = torch.linalg.cholesky(basis.mT @ basis)
+    top = torch.linalg.solve_triangular(root, basis[:, :k].mT, upper=False)
+    return float(torch.linalg.svdvals(top).mean())
+
+
+@lru_cache(maxsize=64)
+def fixed_normal(draws: int, d: int, n: int) -> Tensor:
+    """Standard normal numbers (draws, d, n) that are the same in every run."""
+    return torch.randn(draws, d, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

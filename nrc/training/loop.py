@@ -1,0 +1,83 @@
+"""The training loop: data resident on the device, plain values in, nothing but steps inside.
+
+By hand rather than from a trainer library: a run of a small network is millions of steps of about a
+millisecond, and the tau clock, the measuring schedule and exact resumption need every step in view.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from nrc.training.clock import Clock
+from nrc.training.settings import Optim
+
+
+class Diverged(Exception):
+    """The loss became infinite or NaN."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"diverged at step {step}")
+        self.step = step
+
+
+def batch_order(n: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Tensor]:
+    """Endless shuffled index batches; the last partial batch of an epoch is kept.
+
+    The order of an epoch depends on the seed and the epoch alone, so a resumed run needs no
+    generator state.
+    """
+    per_epoch = -(-n // batch_size)
+    epoch, skip = divmod(start_step, per_epoch)
+    generator = torch.Generator()
+    while True:
+        generator.manual_seed((seed + 1) * 1_000_003 + epoch)
+        batches = torch.randperm(n, generator=generator).split(batch_size)
+        yield from batches[skip:]
+        epoch, skip = epoch + 1, 0
+
+
+def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        model.parameters(), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
+    )
+
+
+def train_steps(
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    x: Tensor,
+    y: Tensor,
+    order: Iterator[Tensor],
+    clock: Clock,
+    loss_scale: float,
+    first: int,
+    last: int,
+    stop: Callable[[], bool],
+) -> int:
+    """Take the steps first..last-1 and return the number of the next step.
+
+    Args:
+        x, y: training inputs (N, ...) and targets (N, n), on the device of the model.
+        order: index batches, already at step `first`.
+        loss_scale: factor on the mean over batch and outputs of the squared errors.
+        stop: asked after every step; True ends the loop early.
+
+    Raises:
+        Diverged: the loss is no longer finite (looked at once in 64 steps and at the end).
+    """
+    model.train()
+    for step in range(first, last):
+        index = next(order).to(x.device)
+        for group in optimizer.param_groups:
+            group["lr"] = clock.lr_at(step)
+        residual = model(x[index]) - y[index]
+        loss = residual.square().mean() * loss_scale
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if (step % 64 == 0 or step == last - 1) and not torch.isfinite(loss):
+            raise Diverged(step)
+        if stop():
+            return step + 1
+    return last

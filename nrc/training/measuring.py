@@ -1,0 +1,148 @@
+"""What a run writes down about its network: metric rows at each measured step, snapshots at both ends."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nrc.collect import collect
+from nrc.data import RegressionData
+from nrc.metrics import LAYERWISE, METRICS, Layer, Metrics
+from nrc.metrics.assemble import evaluate
+from nrc.metrics.last_layer import mse, r2
+from nrc.metrics.layerwise import linear_mse
+from nrc.training.clock import Clock
+from nrc.training.settings import Measure
+
+Row = tuple[float, int, float, str, str, str, float]
+
+CHUNK = 4096  # rows per forward pass while measuring
+SNAPSHOT_ROWS = 256  # enough for the 3-D picture, small enough for every run directory
+HIDDEN = [*LAYERWISE, *(f"evr_{k}" for k in range(1, 6))]
+
+
+class Measurer:
+    """Measures a model on the train and the test part of its data.
+
+    Args:
+        model: has `measured_layers()`, in forward order; the last one is the output layer.
+        data: what it is trained on.
+        plan: which layers, how many samples.
+        clock: turns a step into epoch and tau.
+        seed: draws the fixed samples when the plan asks for fewer than all.
+        device: where the model lives.
+    """
+
+    def __init__(
+        self, model: nn.Module, data: RegressionData, plan: Measure, clock: Clock, seed: int, device: str
+    ) -> None:
+        self.model, self.clock = model, clock
+        rows = slice(None)
+        if plan.samples is not None and plan.samples < len(data.x_train):
+            draw = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(seed))
+            rows = draw[: plan.samples].sort().values.numpy()
+        self.train = _chunks(data.x_train[rows], data.y_train[rows], device)
+        self.test = _chunks(data.x_test, data.y_test, device)
+        self.modules: dict[str, nn.Module] = model.measured_layers()  # type: ignore[operator]
+        self.head = list(self.modules)[-1]
+        names = list(self.modules) if plan.layers == "all" else [self.head]
+        self.layers = names + ([f"{name}:out" for name in names if name != self.head] if plan.outputs else [])
+        self.last_step = -1
+        self.undefined: dict[str, str] = {}
+        self.last: Metrics | None = None
+        self.first_nrc1 = math.nan
+        self.start: dict[str, Tensor] = {}
+
+    def rows(self, step: int) -> list[Row]:
+        """Measure now; rows in the order of `record.COLUMNS`."""
+        train = collect(self.model, self.train, self.layers)
+        test = collect(self.model, self.test, self.layers)
+        when = (self.clock.epoch_at(step), step, self.clock.tau_at(step))
+        rows: list[Row] = []
+        for name in self.layers:
+            is_head = name == self.head
+            weight, bias = self._weights(name)
+            here = Layer.of(train[name], weight, bias, maps_to_targets=is_head)
+            # the held-out layer is asked for three numbers alone: no eigenproblem of its own
+            held_out = Layer.of(test[name], here.weight, bias, maps_to_targets=is_head, linear_map_from=here)
+            found = evaluate(here)
+            if is_head:
+                self.last = found
+                for split, layer in (("train", here), ("test", held_out)):
+                    rows += [
+                        (*when, split, "model", "mse", mse(layer)),
+                        (*when, split, "model", "r2", r2(layer)),
+                    ]
+            wanted = [m for m in (METRICS if is_head else HIDDEN) if m not in ("mse", "r2")]
+            rows += [
+                (*when, "train", name, m, found[m]) for m in wanted if is_head or m not in found.undefined
+            ]
+            rows.append((*when, "test", name, "linear_mse", linear_mse(held_out)))
+            for m in wanted:
+                if m in found.undefined:
+                    self.undefined[f"{name}/{m}"] = f"step {step}: {found.undefined[m]}"
+        if step == 0:
+            self.start = self._snapshot("start")
+            assert self.last is not None
+            self.first_nrc1 = self.last["nrc1"]
+        self.last_step = step
+        return rows
+
+    def _weights(self, name: str) -> tuple[Tensor | None, Tensor | None]:
+        if name.endswith(":out"):
+            return None, None
+        module = self.modules[name]
+        bias = module.bias if module.bias is not None else torch.zeros(len(module.weight))  # type: ignore[arg-type]
+        return module.weight.detach(), bias.detach()  # type: ignore[union-attr,operator]
+
+    @torch.no_grad()
+    def _snapshot(self, when: str) -> dict[str, Tensor]:
+        seen: list[Tensor] = []
+        handle = self.modules[self.head].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        training = self.model.training
+        self.model.eval()
+        self.model(self.train[0][0][:SNAPSHOT_ROWS])
+        self.model.train(training)
+        handle.remove()
+        weight = self.modules[self.head].weight.detach()  # type: ignore[union-attr,operator]
+        return {f"features_{when}": seen[0].cpu().clone(), f"weight_{when}": weight.cpu().clone()}
+
+    def snapshots(self) -> dict[str, np.ndarray]:
+        """Feature layer and output weights at the start and now, the targets, and Sigma of the train targets."""
+        y = torch.cat([batch[1] for batch in self.train]).cpu().double()
+        centred = y - y.mean(0)
+        arrays = self.start | self._snapshot("end")
+        arrays |= {"targets": y[:SNAPSHOT_ROWS], "sigma": centred.T @ centred / len(y)}
+        return {name: value.numpy() for name, value in arrays.items()}
+
+    def state_of_collapse(self) -> str:
+        """One line on how the run ended; vanished features are called that."""
+        if self.last is None:
+            return "nothing was measured"
+        reason = self.last.undefined.get("nrc1")
+        if reason is not None:
+            return f"NRC1 is undefined: {reason}"
+        line = f"NRC1 {self.first_nrc1:.2e} -> {self.last['nrc1']:.2e}"
+        if "nrc2" in self.last.undefined:
+            return f"{line}, but {self.last.undefined['nrc2']}"
+        return line + f", NRC2 {self.last['nrc2']:.2e}"
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold to continue."""
+        return {
+            "last_step": self.last_step,
+            "undefined": self.undefined,
+            "first_nrc1": self.first_nrc1,
+            "start": self.start,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.last_step, self.undefined = state["last_step"], state["undefined"]
+        self.first_nrc1, self.start = state["first_nrc1"], state["start"]
+
+
+def _chunks(x: np.ndarray, y: np.ndarray, device: str) -> list[tuple[Tensor, Tensor]]:
+    xs, ys = (torch.from_numpy(np.ascontiguousarray(a)).to(device).split(CHUNK) for a in (x, y))
+    return list(zip(xs, ys, strict=True))

@@ -1,0 +1,153 @@
+"""What a training run is told: plain frozen values, checked when they are made."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from typing import Protocol as Interface
+
+from torch import nn
+
+from nrc.data import RegressionData
+from nrc.errors import UserError
+
+PROTOCOLS = ("quick", "accelerated", "paper")
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Stochastic gradient descent with (heavy-ball) momentum and weight decay on all parameters.
+
+    Attributes:
+        lr: learning rate.
+        momentum: heavy-ball factor in [0, 1); 0 is plain SGD.
+        weight_decay: lambda; the loss gains lambda/2 times the squared norm of ALL parameters.
+        batch_size: samples per step; the last partial batch of an epoch is kept.
+        loss_scale: factor on the mean squared error (over batch and outputs); 0.5 in the NeurIPS
+            2024 paper's code, 1 in the CPAL 2026 paper.
+        milestones: fractions of the run at which the learning rate is divided by 10.
+    """
+
+    lr: float = 0.01
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    batch_size: int = 256
+    loss_scale: float = 0.5
+    milestones: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, f"optim.lr is {self.lr:g}; it must be positive")
+        _require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum:g}; it must lie in [0, 1)")
+        _require(
+            0 <= self.weight_decay < float("inf"),
+            f"optim.weight_decay is {self.weight_decay:g}; it must be >= 0 (0 switches it off)",
+        )
+        _require(self.batch_size > 0, f"optim.batch_size is {self.batch_size}; it must be at least 1")
+        _require(self.loss_scale > 0, f"optim.loss_scale is {self.loss_scale:g}; it must be positive")
+        _require(
+            all(0 < m < 1 for m in self.milestones) and sorted(self.milestones) == list(self.milestones),
+            f"optim.milestones is {list(self.milestones)}; give increasing fractions of the run in (0, 1)",
+        )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How long to train: up to a gradient-flow time `tau`, or for a number of `epochs`.
+
+    Attributes:
+        name: "paper", "accelerated" or "quick"; printed on figures.
+        tau: sum of lr / (1 - momentum) over the steps.
+        epochs: passes over the training set; give exactly one of the two.
+    """
+
+    name: str = "quick"
+    tau: float | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.name in PROTOCOLS, f"protocol.name is {self.name!r}; choose one of {', '.join(PROTOCOLS)}"
+        )
+        _require(
+            (self.tau is None) != (self.epochs is None),
+            f"protocol.tau is {self.tau} and protocol.epochs is {self.epochs}; "
+            "give exactly one and set the other to null",
+        )
+        length = self.tau if self.tau is not None else self.epochs
+        _require(length is not None and 0 < length < float("inf"), "the length of the run must be positive")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """When and what to measure; training does not depend on it.
+
+    Attributes:
+        every: measure every so many epochs (null: not by epochs).
+        log_spaced: number of steps spaced evenly in log(step).
+        evenly: number of steps spaced evenly over the run.
+        samples: measure on this many fixed training samples (null: all of them).
+        layers: "last" for the input of the output layer alone, "all" for every named layer.
+        outputs: also measure each layer's output before the activation (rows named `fc3:out`).
+    """
+
+    every: int | None = None
+    log_spaced: int = 40
+    evenly: int = 20
+    samples: int | None = None
+    layers: str = "all"
+    outputs: bool = False
+
+    def __post_init__(self) -> None:
+        _require(
+            self.every is None or self.every > 0,
+            f"measure.every is {self.every}; it must be at least 1 or null",
+        )
+        _require(
+            self.log_spaced >= 0 and self.evenly >= 0, "measure.log_spaced and measure.evenly must be >= 0"
+        )
+        _require(
+            self.samples is None or self.samples > 1,
+            f"measure.samples is {self.samples}; it must be at least 2, or null for all",
+        )
+        _require(self.layers in ("last", "all"), f"measure.layers is {self.layers!r}; choose last or all")
+
+
+class DataSettings(Interface):
+    """Anything that loads a data set."""
+
+    def load(self) -> RegressionData: ...
+
+
+class ModelSettings(Interface):
+    """Anything that builds a network for given input and output sizes."""
+
+    def build(self, n_in: int, n_out: int, seed: int) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that determines a run, as plain values.
+
+    Example:
+        RunSettings(LowRank(), MLP(), Optim(lr=0.1, momentum=0.9), Protocol(tau=100.0), Measure(), seed=0)
+    """
+
+    data: DataSettings
+    model: ModelSettings
+    optim: Optim
+    protocol: Protocol
+    measure: Measure
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "data": {"kind": type(self.data).__name__, **asdict(self.data)},  # type: ignore[call-overload]
+            "model": {"kind": type(self.model).__name__, **asdict(self.model)},  # type: ignore[call-overload]
+            "optim": asdict(self.optim),
+            "protocol": asdict(self.protocol),
+            "measure": asdict(self.measure),
+            "seed": self.seed,
+        }

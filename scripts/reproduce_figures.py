@@ -1,0 +1,64 @@
+"""Run what is missing of the papers' experiments, then draw every figure.
+
+python scripts/reproduce_figures.py --protocol quick --dataset all
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
+
+import _compose
+
+from nrc.errors import UserError
+from nrc.training.pool import run_all
+
+MUJOCO = ("reacher", "swimmer", "hopper")
+# experiment file, data sets it is run on
+EXPERIMENTS = [
+    *[("prevalence", data) for data in MUJOCO],
+    *[("prevalence_linear", data) for data in MUJOCO],
+    *[("tau_clock", data) for data in MUJOCO],
+    *[(f"deep_{data}", data) for data in MUJOCO],
+    ("low_rank", "low_rank"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
+    parser.add_argument("--dataset", default="all", choices=("all", *MUJOCO, "low_rank"))
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"))
+    parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    args = parser.parse_args()
+
+    began = time.monotonic()
+    members = [
+        member
+        for experiment, data in EXPERIMENTS
+        if args.dataset in ("all", data)
+        for member in _compose.sweep_members(experiment, data, args.protocol, args.outputs)
+    ]
+    outcomes = run_all(members, workers=args.workers, device=args.device)
+    failed = [f"{d}: {o}" for d, o in outcomes.items() if o not in ("finished", "skipped")]
+    new = sum(o == "finished" for o in outcomes.values())
+    print(
+        f"{new} runs finished, {len(outcomes) - new - len(failed)} were there already, {len(failed)} failed"
+    )
+
+    from nrc.figures import draw_all
+
+    headline = _compose.headlines(EXPERIMENTS, args.protocol)
+    for path in draw_all(args.outputs, args.protocol, headline=headline):
+        print(path)
+    print(f"done in {(time.monotonic() - began) / 60:.1f} min")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(outcomes)} runs did not finish: {'; '.join(failed[:5])}")
+
+
+if __name__ == "__main__":
+    with _compose.one_line_errors():
+        main()

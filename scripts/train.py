@@ -1,0 +1,47 @@
+"""Train one network, or with -m a sweep, and write the run directories.
+
+python scripts/train.py data=reacher optim.weight_decay=1e-3
+python scripts/train.py -m optim.weight_decay=0,1e-5,1e-4,1e-3 seed=0,1,2
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
+
+import _compose
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from nrc.errors import UserError
+
+
+@hydra.main(version_base="1.3", config_path=_compose.CONF, config_name="train")
+def main(cfg: DictConfig) -> None:
+    if HydraConfig.get().mode.name == "MULTIRUN":  # the sweep goes on; Hydra reports the member at the end
+        train(cfg)
+        return
+    with _compose.one_line_errors(bool(cfg.debug)):
+        train(cfg)
+
+
+def train(cfg: DictConfig) -> None:
+    settings = _compose.run_settings(cfg)
+    # imported here so that a wrong setting fails before anything heavy is loaded
+    from nrc.training import fit
+    from nrc.training.progress import Progress
+
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    with Progress("/".join(directory.parts[-3:])) as progress:
+        outcome = fit(
+            settings, directory, device=cfg.device, threads=cfg.threads, say=progress.say, progress=progress
+        )
+    if outcome == "diverged":
+        raise UserError(f"{directory} diverged; use a smaller optim.lr")
+    if outcome == "interrupted":
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    _compose.run_main(main)
