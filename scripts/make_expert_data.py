@@ -32,7 +32,7 @@ def main() -> None:
     if args.train:
         from nrc.experts.train import train_expert
 
-        train_expert(chosen, force=args.force)
+        train_expert(chosen, args.force, tuple(args.training_seeds) if args.training_seeds else None)
     noise = None if args.noise is None else tuple(args.noise)
     make(chosen, noise, chosen.seed if args.seed is None else args.seed, args.out, args.force)
 

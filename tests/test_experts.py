@@ -1,4 +1,4 @@
-"""The embedded expert sets: sizes, statistics and noise recomputed against their metadata, returns against the bars."""
+"""The embedded expert sets: sizes, statistics and noise against their metadata, returns against the bars."""
 
 from __future__ import annotations
 

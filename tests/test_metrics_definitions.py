@@ -195,6 +195,15 @@ def test_a_rank_deficient_weight_is_reported():
     assert result["feature_weight_alignment_k"] == 2 and 0 <= result["nrc3"] <= 4
 
 
+@pytest.mark.parametrize(("outputs", "dtype"), [(3, np.float32), (9, np.float32), (3, np.float64)])
+def test_rounding_does_not_restore_the_rank_of_a_weight(outputs, dtype):
+    h, y, _, _ = problem()
+    rng = np.random.default_rng(3)
+    w = (rng.normal(size=(outputs, 2)).astype(dtype) @ rng.normal(size=(2, 9)).astype(dtype)) / 3
+    result = measure_with_reasons(h, y, w)
+    assert result["weight_rank"] == 2 and math.isnan(result["nrc2"])
+
+
 def test_zero_rows_count_in_the_mean():
     h, y, w, _ = problem()
     h[::3] = 0
@@ -278,7 +287,7 @@ def test_held_out_moments_use_the_training_map_and_sigma():
 def test_the_affine_fit_survives_collapsed_float32_features():
     h, y, w = collapsed(1e-15, n=2000)
     y = y + 0.3 * np.random.default_rng(5).normal(size=y.shape)
-    single = (h + 3.0).astype(np.float32)
+    single = (h + 1000.0).astype(np.float32)  # rounding now exceeds what float64 sums would resolve
     train, test = Moments().update(single[:1000], y[:1000]), Moments().update(single[1000:], y[1000:])
     result = measure_moments(test, w, linear_map_from=train)
     assert result["linear_mse"] == pytest.approx(0.09, rel=0.1)

@@ -15,7 +15,7 @@ from nrc.metrics.linalg import random_subspace_cosine
 
 def correlated(n=60, d=6, t=4, seed=0):
     rng = np.random.default_rng(seed)
-    h = rng.normal(size=(n, d)) * np.geomspace(3, 0.3, d)
+    h = rng.normal(size=(n, d)) * np.geomspace(10, 0.01, d)
     return h, h @ rng.normal(size=(d, t)) * np.array([2, 1, 0.7, 0.3][:t]) + 0.3 * rng.normal(size=(n, t))
 
 

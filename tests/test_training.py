@@ -14,7 +14,8 @@ from nrc.errors import UserError
 from nrc.models import MLP
 from nrc.record import RunDirectory, find_runs, read_run
 from nrc.training import Clock, Measure, Optim, Protocol, RunSettings, fit
-from nrc.training.loop import Diverged, batch_order, make_optimizer, train_steps
+from nrc.training.loop import Diverged, batch_order, train_steps
+from nrc.training.steppers import AutogradStepper, HandStepper, make_stepper
 
 FAST = Optim(lr=0.05, momentum=0.9, weight_decay=1e-3, batch_size=32)
 
@@ -78,6 +79,29 @@ def test_batches_cover_every_epoch_once_and_resume_anywhere() -> None:
     assert torch.equal(next(resumed), first[4])
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "none"])
+def test_steps_by_hand_equal_autograd(momentum: float, bias: bool, activation: str) -> None:
+    """Parameters within 1e-6 after 200 steps of float32, partial batches included."""
+    data = LowRank(t=2, r=2, d=5, n=200).load()
+    x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
+    optim = Optim(lr=0.02, momentum=momentum, weight_decay=1e-2, batch_size=48)
+    clock = Clock.of(optim, Protocol(epochs=50), len(x))
+    weights = []
+    for kind in (HandStepper, AutogradStepper):
+        model = MLP(num_layers=4, width=16, bias=bias, feature_activation=activation).build(5, 2, seed=0)
+        before = [p.detach().clone() for p in model.parameters()]
+        train_steps(kind(model, optim), x, y, batch_order(len(x), 48, seed=0), clock, 0, 200)
+        weights.append([p.detach() for p in model.parameters()])
+    assert max((a - b).abs().max() for a, b in zip(*weights, strict=True)) < 1e-6
+    assert max((a - b).abs().max() for a, b in zip(weights[0], before, strict=True)) > 1e-2
+
+
+def test_networks_with_batchnorm_step_by_autograd() -> None:
+    assert make_stepper(MLP(norm="batch", width=8).build(3, 1, seed=0), Optim()).name == "autograd"
+
+
 def test_a_step_is_the_papers_update() -> None:
     """theta <- theta - lr (grad of 0.5 * mean squared error + lambda * theta), biases included."""
     torch.manual_seed(0)
@@ -87,9 +111,7 @@ def test_a_step_is_the_papers_update() -> None:
     w, b = linear.weight.detach().clone(), linear.bias.detach().clone()
     optim = Optim(lr=0.1, weight_decay=0.3, batch_size=8)
     clock = Clock.of(optim, Protocol(epochs=1), 8)
-    train_steps(
-        model, make_optimizer(model, optim), x, y, iter([torch.arange(8)]), clock, 0.5, 0, 1, lambda: False
-    )
+    train_steps(make_stepper(model, optim), x, y, iter([torch.arange(8)]), clock, 0, 1)
     residual = x @ w.T + b - y
     grad_w, grad_b = residual.T @ x / residual.numel(), residual.sum(0) / residual.numel()
     assert torch.allclose(linear.weight, w - 0.1 * (grad_w + 0.3 * w), atol=1e-14)
@@ -111,9 +133,7 @@ def test_momentum_follows_plain_sgd_in_tau() -> None:
         model = MLP(num_layers=2, width=16).build(5, 2, seed=1)
         clock = Clock.of(optim, Protocol(tau=tau), len(x))
         order = batch_order(len(x), len(x), seed=0)
-        train_steps(
-            model, make_optimizer(model, optim), x, y, order, clock, 0.5, 0, clock.total_steps, lambda: False
-        )
+        train_steps(make_stepper(model, optim), x, y, order, clock, 0, clock.total_steps)
         loss[name] = (model(x) - y).square().mean().item()
     assert loss["momentum"] == pytest.approx(loss["plain"], rel=0.02)
     assert loss["plain, same steps"] > 1.2 * loss["plain"]
@@ -126,9 +146,7 @@ def test_divergence_is_named() -> None:
     clock = Clock.of(optim, Protocol(epochs=500), 16)
     order = batch_order(16, 16, seed=0)
     with pytest.raises(Diverged, match="diverged at step"):
-        train_steps(
-            model, make_optimizer(model, optim), x, x[:, :1], order, clock, 0.5, 0, 500, lambda: False
-        )
+        train_steps(make_stepper(model, optim), x, x[:, :1], order, clock, 0, 500)
 
 
 # --- whole runs
@@ -183,10 +201,10 @@ def test_an_interrupted_run_continues_bitwise(
     real = module.train_steps
 
     def cut(*args: object) -> int:
-        first, last = args[7], args[8]
+        first, last = args[5], args[6]
         if first >= stop_at:
             raise KeyboardInterrupt
-        return real(*args[:8], min(last, stop_at), *args[9:])  # type: ignore[operator,arg-type]
+        return real(*args[:6], min(last, stop_at), *args[7:])  # type: ignore[operator,arg-type]
 
     monkeypatch.setattr(module, "train_steps", cut)
     with pytest.raises(KeyboardInterrupt):

@@ -122,10 +122,13 @@ class RegressionData:
 
     @cached_property
     def target_rank(self) -> int:
-        """Numerical rank of the centred train targets: singular values above eps32 * max(N, n) * s_1."""
-        singular = np.linalg.svd(self._centred, compute_uv=False)
-        tolerance = np.finfo(np.float32).eps * max(self._centred.shape) * singular[0]
-        return int((singular > tolerance).sum())
+        """Numerical rank of the centred train targets, by the rule of the metrics.
+
+        Eigenvalues of Sigma count above 1e-10 of the largest, and above the rounding of float32 targets,
+        (2 eps)^2 of their mean square.
+        """
+        rounding = 4 * np.finfo(np.float32).eps ** 2 * np.square(self.y_train, dtype=np.float64).sum(1).mean()
+        return int((self.eigenvalues > max(1e-10 * self.eigenvalues[0], rounding)).sum())
 
     @property
     def papers_own(self) -> bool:

@@ -1,4 +1,4 @@
-"""Augmented random search (Mania, Guy, Recht 2018): the search that trained the Swimmer and Hopper experts."""
+"""Augmented random search (Mania, Guy, Recht 2018): it trained the Swimmer and Hopper experts."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ class Search:
     survival_shift: float = 0.0  # subtracted from every reward, so that standing still earns nothing
     spread: tuple[float, ...] = ()  # wanted eigenvalues of the covariance of the mean actions, ascending
     spread_weight: float = 0.0
+    seed_offset: int = 0  # stage seed = training seed + this
 
 
 def fitness(episode: Episode, search: Search, steps: int) -> float:
     """Return minus the survival shift minus the spread penalty.
 
-    Penalty: spread_weight * (T / steps) * sum_j |sqrt(l_j) - sqrt(wanted_j)|, l_j the eigenvalues of the covariance
-    of the mean actions of this episode. It keeps the actions unsaturated and of the size of PPO's.
+    Penalty: spread_weight * (T / steps) * sum_j |sqrt(l_j) - sqrt(wanted_j)|, l_j the eigenvalues of the
+    covariance of the mean actions of this episode. It keeps the actions unsaturated and of the size of PPO's.
     """
     value = episode.total - search.survival_shift * len(episode.rewards)
     if search.spread and len(episode.rewards) > 50:
@@ -52,7 +53,10 @@ def fitness(episode: Episode, search: Search, steps: int) -> float:
 def train(
     search: Search, seed: int, start: Policy | None = None, report: Callable[[int, float], None] | None = None
 ) -> Policy:
-    """Run ARS from `seed` (or from the policy `start`) and return the last policy; `report(iteration, fitness)` each step."""
+    """Run ARS from `seed` (or from the policy `start`) and return the last policy.
+
+    report(iteration, mean fitness of the trials) is called after every iteration.
+    """
     env, steps = make_env(search.env_id)
     rng = np.random.default_rng(seed)
     n_in, n_out = env.observation_space.shape[0], env.action_space.shape[0]

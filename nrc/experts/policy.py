@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ class Policy:
     def new(n_in: int, hidden: Sequence[int], n_out: int, rng: np.random.Generator) -> Policy:
         """A policy with small random hidden weights and a zero last layer (it starts by doing nothing)."""
         sizes = [n_in, *hidden, n_out]
-        weights = [rng.standard_normal((b, a)) / np.sqrt(a) for a, b in zip(sizes, sizes[1:], strict=False)]
+        weights = [rng.standard_normal((b, a)) / np.sqrt(a) for a, b in pairwise(sizes)]
         weights[-1][:] = 0.0
         return Policy(tuple(weights), tuple(np.zeros(b) for b in sizes[1:]), np.zeros(n_in), np.ones(n_in))
 
@@ -59,6 +60,25 @@ class Policy:
             biases.append(theta[k + w.size : k + w.size + b.size])
             k += w.size + b.size
         return Policy(tuple(weights), tuple(biases), self.shift, self.scale)
+
+    def rounded(self) -> Policy:
+        """The same policy with every number rounded to float32, as its file holds it."""
+
+        def f32(a: np.ndarray) -> np.ndarray:
+            return a.astype(np.float32).astype(np.float64)
+
+        return Policy(
+            tuple(map(f32, self.weights)), tuple(map(f32, self.biases)), f32(self.shift), f32(self.scale)
+        )
+
+    def scaled(self, gain: float) -> Policy:
+        """The same policy with its mean action multiplied by `gain`."""
+        return Policy(
+            (*self.weights[:-1], self.weights[-1] * gain),
+            (*self.biases[:-1], self.biases[-1] * gain),
+            self.shift,
+            self.scale,
+        )
 
     def sha256(self) -> str:
         """Fingerprint of all arrays, rounded to float32 as they are stored."""

@@ -13,14 +13,13 @@ from nrc.experts.policy import Policy
 STEP = 0.02  # seconds per action: two simulator steps of 0.01 s
 GEAR = 200.0
 LINKS = (0.1, 0.11)  # metres
-REACH_STEPS = 15  # the arm has this many actions to reach; after them speed costs
 
 
 def arm_step(angle: Tensor, speed: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     """One action of the arm: angles, speeds (B, 2) and controls (B, 2) -> next angles, speeds.
 
     Joint armature and damping are 1 and the links weigh grams, so each joint obeys dv/dt = 200 u - v with u
-    clamped to [-1, 1]; solved exactly for a constant u. The real inertia changes this by less than a thousandth.
+    clamped to [-1, 1]; solved exactly for a constant u. The links' own inertia is left out.
     """
     decay = float(np.exp(-STEP))
     drive = GEAR * action.clamp(-1.0, 1.0)
@@ -44,7 +43,7 @@ def observe(angle: Tensor, speed: Tensor, target: Tensor) -> tuple[Tensor, Tenso
 
 
 def starts(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Start angles, speeds and targets drawn as Reacher draws them (targets uniform in a disc of radius 0.2)."""
+    """Start angles, speeds and targets as Reacher draws them (targets uniform in a disc, radius 0.2)."""
     angle = (torch.rand(batch, 2, generator=generator) - 0.5) * 0.2
     speed = (torch.rand(batch, 2, generator=generator) - 0.5) * 0.01
     radius = 0.2 * torch.rand(batch, generator=generator).sqrt()
@@ -58,8 +57,6 @@ def train(
     action_cost: float = 1.0,
     iterations: int = 800,
     hidden: tuple[int, ...] = (64, 64),
-    settle_cost: float = 0.0,
-    decay: float = 0.0,
     batch: int = 256,
     lr: float = 3e-3,
     report: Callable[[int, float], None] | None = None,
@@ -67,14 +64,11 @@ def train(
     """Minimise sum_t |tip - target| + action_cost |u_t|^2 over 50 steps, exploration noise in the loop.
 
     The noise is drawn outside the gradient: u_t = mu(s_t) + noise. Adam, cosine rate, 64-64 tanh units.
-    settle_cost: weight of the squared joint speeds after the first 15 actions; it makes the arm damp the kicks of its
-    own exploration noise, as PPO's does. decay: weight of the squared norm of all weights in the cost; it makes a policy of small norm, smooth in the raw
-    observations, as PPO's are: one that a regularised network can learn.
     """
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
     first = Policy.new(11, hidden, 2, rng)
-    scale = np.array([1, 1, 1, 1, 0.1, 0.1, 1, 1, 0.1, 0.1, 1.0])  # lengths in decimetres: order one
+    scale = np.array([1, 1, 1, 1, 0.1, 0.1, 5, 5, 0.1, 0.1, 1.0])  # brings every observation to order one
     params = [nn.Parameter(torch.tensor(a, dtype=torch.float32)) for a in (*first.weights, *first.biases)]
     depth = len(first.weights)
     optimiser = torch.optim.Adam(params, lr=lr)
@@ -83,7 +77,7 @@ def train(
     for i in range(iterations):
         angle, speed, target = starts(batch, generator)
         cost = torch.zeros(())
-        for t in range(50):
+        for _ in range(50):
             obs, gap = observe(angle, speed, target)
             x = obs / divide
             for k in range(depth):
@@ -93,10 +87,6 @@ def train(
             distance = (gap.square().sum(1) + 1e-6).sqrt()  # the root's slope must stay finite at the target
             cost = cost + (distance + action_cost * x.square().sum(1)).mean()
             angle, speed = arm_step(angle, speed, action)
-            if t >= REACH_STEPS:
-                cost = cost + settle_cost * speed.square().sum(1).mean()
-        if decay > 0:
-            cost = cost + decay * torch.stack([p.square().sum() for p in params]).sum()
         optimiser.zero_grad()
         cost.backward()
         nn.utils.clip_grad_norm_(params, 1.0)

@@ -19,8 +19,8 @@ from nrc.experts.rollout import Episode, make_env, mean_return, run_episode
 from nrc.experts.settings import Expert
 
 ACTIONS_NOTE = (
-    "actions = policy mean + Gaussian noise, stored as executed and not clipped (the simulator clamps its controls "
-    "to [-1, 1] itself), hence the unbounded action space"
+    "actions = policy mean + Gaussian noise, stored as executed and not clipped (the simulator clamps its "
+    "controls to [-1, 1] itself), hence the unbounded action space"
 )
 
 
@@ -40,7 +40,7 @@ def cut(episode: Episode, steps: int) -> Episode:
 def collect_part(
     expert: Expert, policy: Policy, noise_std: np.ndarray, size: int, first_seed: int
 ) -> list[Episode]:
-    """Episodes with exactly `size` transitions in all; the last one is cut to fit. Seeds first_seed, first_seed + 1, ..."""
+    """Exactly `size` transitions, episode seeds first_seed, first_seed + 1, ...; the last is cut."""
     env, steps = make_env(expert.env_id)
     episodes: list[Episode] = []
     left = size
@@ -92,7 +92,7 @@ def facts(
 
 
 def to_buffer(episode: Episode, seed: int) -> Any:
-    """Minari's buffer of one episode, float32; an episode that did not fall is marked truncated at its last step."""
+    """Minari's buffer of one episode, float32; one that did not fall is marked truncated at its end."""
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
     steps = len(episode.rewards)
@@ -116,7 +116,7 @@ def write(
     seed: int,
     out: Path,
 ) -> Path:
-    """Write the set below the Minari root `out` (train episodes first) and return its folder; replaces what is there."""
+    """Write the set below the Minari root `out`, train episodes first, replacing what is there."""
     from gymnasium.spaces import Box
     from minari import create_dataset_from_buffers
 
@@ -165,7 +165,7 @@ def make(
     force: bool,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Roll out the committed policy and write its set: the whole of `scripts/make_expert_data.py` without --train."""
+    """Roll out the committed policy and write its set (`scripts/make_expert_data.py` without --train)."""
     final = out / expert.dataset_id
     if final.exists() and not force:
         raise UserError(f"{final} exists; give --force to replace it or --out for another folder")
@@ -182,7 +182,8 @@ def make(
     eigenvalues = ", ".join(f"{v:.4g}" for v in provenance["sigma_eigenvalues"])
     published = ", ".join(f"{v:.4g}" for v in expert.published)
     say(
-        f"{expert.dataset_id}: {provenance['train_transitions']} + {provenance['test_transitions']} transitions in {final}"
+        f"{expert.dataset_id}: {provenance['train_transitions']} + {provenance['test_transitions']} "
+        f"transitions in {final}"
     )
     say(
         f"  return {provenance['return_noise_free']['mean']:.2f} without noise, "
@@ -190,6 +191,7 @@ def make(
     )
     say(f"  eigenvalues of Sigma {eigenvalues} (papers' data: {published})")
     say(
-        f"  share of the target variance that the policy mean explains: {provenance['explained_by_policy_mean']:.3f}"
+        "  share of the target variance that the policy mean explains: "
+        f"{provenance['explained_by_policy_mean']:.3f}"
     )
     return final

@@ -53,8 +53,8 @@ def run_episode(
 ) -> Episode:
     """One episode of at most `steps` steps, actions a_t = mu(s_t) + noise_std * z_t, z_t ~ N(0, I).
 
-    The action is passed on unclipped; the simulator clamps its controls to [-1, 1] itself. Seed fixes both the
-    start state and the noise. noise_std: scalar or (n,).
+    The action is passed on unclipped; the simulator clamps its controls to [-1, 1] itself. Seed fixes
+    both the start state and the noise. noise_std: scalar or (n,).
     """
     rng = np.random.default_rng([seed, 1])
     obs, _ = env.reset(seed=seed)
@@ -80,7 +80,7 @@ def run_episode(
 def mean_return(
     env_id: str, policy: Policy, noise_std: np.ndarray | float, episodes: int, seed: int = 10_000
 ) -> tuple[float, float, float]:
-    """Mean and standard deviation of the return and mean length over `episodes` full episodes (seeds seed, seed+1, ...)."""
+    """Mean and deviation of the return and mean length over full episodes, seeds seed, seed + 1, ..."""
     env, steps = make_env(env_id)
     done = [run_episode(env, policy, noise_std, seed + k, steps) for k in range(episodes)]
     totals = np.array([e.total for e in done])

@@ -15,7 +15,7 @@ from nrc.experts.settings import Expert, ReacherTraining
 
 
 def progress(label: str, total: int) -> Callable[[int, float], None]:
-    """A reporter `report(iteration, fitness)`: a bar on a terminal, a line every tenth of the way elsewhere."""
+    """A reporter `report(iteration, fitness)`: a bar on a terminal, ten lines elsewhere."""
     import sys
 
     from tqdm import tqdm
@@ -49,17 +49,19 @@ def train_once(expert: Expert, seed: int) -> Policy:
     policy: Policy | None = None
     for k, search in enumerate(expert.training):
         label = f"{expert.name} seed {seed} stage {k + 1}"
-        policy = ars.train(search, seed + 1000 * k, policy, progress(label, search.iterations))
+        policy = ars.train(
+            search, seed + search.seed_offset, policy, progress(label, search.iterations)
+        ).rounded()
     assert policy is not None
-    return policy
+    return policy.scaled(expert.gain)
 
 
-def train_expert(expert: Expert, force: bool) -> Policy:
-    """Train from every training seed, keep the policy with the best noise-free return, write it to its file."""
+def train_expert(expert: Expert, force: bool, seeds: tuple[int, ...] | None = None) -> Policy:
+    """Train from every seed (default: the settings'), keep the best noise-free return, write its file."""
     if expert.policy_file.exists() and not force:
         raise UserError(f"{expert.policy_file} exists; give --force to replace it by a newly trained policy")
     best: tuple[float, Policy] | None = None
-    for seed in expert.training_seeds:
+    for seed in seeds or expert.training_seeds:
         policy = train_once(expert, seed)
         free, _, _ = mean_return(expert.env_id, policy, 0.0, expert.bar_episodes)
         noisy, _, length = mean_return(expert.env_id, policy, np.array(expert.noise_std), expert.bar_episodes)
@@ -71,7 +73,8 @@ def train_expert(expert: Expert, force: bool) -> Policy:
     assert best is not None
     if best[0] < expert.bar:
         raise UserError(
-            f"the best {expert.name} policy returns {best[0]:.2f}, wanted at least {expert.bar}: nothing written; try other training seeds"
+            f"the best {expert.name} policy returns {best[0]:.2f}, wanted at least {expert.bar}: "
+            "nothing written; try other --training-seeds"
         )
     temporary = expert.policy_file.with_name(f".{expert.name}.npz")
     best[1].save(temporary)

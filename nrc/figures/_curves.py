@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from nrc.figures._load import Run
+from nrc.figures._style import power
 
 FLOOR = 1e-17  # an exact zero on a log axis is drawn here
 LOG_MEAN = ("mse", "nrc", "noise", "linear_mse")  # quantities whose mean over seeds is geometric
@@ -65,10 +66,10 @@ class TauAxis:
         axes.xaxis.set_major_locator(FixedLocator([self.zero, *decades]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda v, _: "0" if v < self.first else f"$10^{{{round(np.log10(v))}}}$")
+            FuncFormatter(lambda v, _: "0" if v < self.first else power(round(np.log10(v))))
         )
         if label:
-            axes.set_xlabel(r"gradient-flow time $\tau$")
+            axes.set_xlabel("gradient-flow time τ")
 
 
 def mean_over_seeds(
@@ -113,17 +114,40 @@ def draw_runs(
     return mean
 
 
-def log_axis(axes: Axes, shortest: float = 10.0) -> None:
-    """A log y axis whose decades are labelled readably, however many there are.
+def log_axis(axes: Axes, shortest: float = 10.0, top: float | None = None) -> None:
+    """A log y axis whose ticks are readable however many decades it spans; call it after drawing.
 
-    Call it after drawing. An axis spanning less than `shortest` is widened to it.
+    Args:
+        shortest: an axis with a smaller ratio of its ends is widened to it.
+        top: the largest value the quantity can have; the axis ends a little above.
     """
     low, high = axes.get_ylim()
+    if top is not None:
+        high = min(high, 1.4 * top)
     if high / low < shortest:
         middle = (low * high) ** 0.5
         low, high = middle / shortest**0.5, middle * shortest**0.5
-        axes.set_ylim(low, high)
+        if top is not None and high > 1.4 * top:
+            low, high = 1.4 * top / shortest, 1.4 * top
+    axes.set_ylim(low, high)
     decades = np.log10(high / low)
-    axes.yaxis.set_major_locator(LogLocator(base=10, numticks=6 if decades > 2 else 4))
-    if decades > 2:
+    if decades > 2.2:
+        axes.yaxis.set_major_locator(LogLocator(base=10, numticks=6))
+        axes.yaxis.set_major_formatter(FuncFormatter(_power))
         axes.yaxis.set_minor_formatter(NullFormatter())
+        if decades > 4:
+            axes.yaxis.set_minor_locator(NullLocator())
+        return
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if decades < 1.5 else (1.0, 3.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(_plain if low >= 9e-4 else _power))
+
+
+def _plain(value: float, _: object) -> str:
+    return f"{value:.6g}"
+
+
+def _power(value: float, _: object) -> str:
+    exponent = int(np.floor(np.log10(value) + 1e-9))
+    mantissa = round(value / 10.0**exponent)
+    return power(exponent, mantissa)

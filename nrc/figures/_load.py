@@ -65,9 +65,9 @@ class Run:
 
     @cached_property
     def _wide(self) -> pd.DataFrame:
-        return self.table.pivot_table(
-            index="tau", columns=["split", "layer", "metric"], values="value", dropna=False, sort=False
-        )
+        keys = ["tau", "split", "layer", "metric"]
+        rows = self.table.drop_duplicates(keys, keep="last")
+        return rows.pivot(index="tau", columns=["split", "layer", "metric"], values="value")
 
     def series(self, metric: str, split: str = "train", layer: str | None = None) -> pd.Series:
         """Values against tau; NaN where the metric is undefined, empty where it was never measured."""

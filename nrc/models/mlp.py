@@ -62,7 +62,7 @@ class MLPNetwork(nn.Module):
         super().__init__()
         depth = settings.num_layers
         sizes = [n_in, *[settings.width] * (depth - 1), n_out]
-        self.depth = depth
+        self.settings = settings
         self.stack = nn.Sequential()
         for k, (d_in, d_out) in enumerate(pairwise(sizes), start=1):
             self.stack.add_module(f"fc{k}", nn.Linear(d_in, d_out, bias=settings.bias))
@@ -79,4 +79,4 @@ class MLPNetwork(nn.Module):
 
     def measured_layers(self) -> dict[str, nn.Module]:
         """Every Linear layer by its name; collapse is measured at its input."""
-        return {f"fc{k}": getattr(self.stack, f"fc{k}") for k in range(1, self.depth + 1)}
+        return {f"fc{k}": getattr(self.stack, f"fc{k}") for k in range(1, self.settings.num_layers + 1)}

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Clock:
         else:
             assert protocol.tau is not None
             edges = [0.0, *optim.milestones, 1.0]
-            mean_rate = sum((b - a) * 0.1**k for k, (a, b) in enumerate(zip(edges, edges[1:], strict=False)))
+            mean_rate = sum((b - a) * 0.1**k for k, (a, b) in enumerate(pairwise(edges)))
             # rounding first: 100 / 0.1 must not become 1001 steps
             total = math.ceil(round(protocol.tau * (1 - optim.momentum) / (optim.lr * mean_rate), 6))
         drops = tuple(round(m * total) for m in optim.milestones)
@@ -48,7 +49,7 @@ class Clock:
     def tau_at(self, step: int) -> float:
         """Gradient-flow time after `step` steps."""
         edges = [0, *[min(d, step) for d in self.drops], step]
-        weighted = sum((b - a) * 0.1**k for k, (a, b) in enumerate(zip(edges, edges[1:], strict=False)))
+        weighted = sum((b - a) * 0.1**k for k, (a, b) in enumerate(pairwise(edges)))
         return round(weighted * self.lr / (1 - self.momentum), 9)
 
     def epoch_at(self, step: int) -> float:

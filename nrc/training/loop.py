@@ -7,10 +7,10 @@ millisecond, and the tau clock, the measuring schedule and exact resumption need
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nrc.training.clock import Clock
-from nrc.training.settings import Optim
+from nrc.training.steppers import Stepper
 
 
 class Diverged(Exception):
@@ -37,46 +37,31 @@ def batch_order(n: int, batch_size: int, seed: int, start_step: int = 0) -> Iter
         epoch, skip = epoch + 1, 0
 
 
-def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.SGD:
-    return torch.optim.SGD(
-        model.parameters(), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
-    )
-
-
 def train_steps(
-    model: nn.Module,
-    optimizer: torch.optim.SGD,
+    stepper: Stepper,
     x: Tensor,
     y: Tensor,
     order: Iterator[Tensor],
     clock: Clock,
-    loss_scale: float,
     first: int,
     last: int,
-    stop: Callable[[], bool],
+    stop: Callable[[], bool] = lambda: False,
 ) -> int:
     """Take the steps first..last-1 and return the number of the next step.
 
     Args:
+        stepper: holds the model and how it is updated.
         x, y: training inputs (N, ...) and targets (N, n), on the device of the model.
         order: index batches, already at step `first`.
-        loss_scale: factor on the mean over batch and outputs of the squared errors.
         stop: asked after every step; True ends the loop early.
 
     Raises:
-        Diverged: the loss is no longer finite (looked at once in 64 steps and at the end).
+        Diverged: the error is no longer finite (looked at once in 64 steps and at the end).
     """
-    model.train()
     for step in range(first, last):
         index = next(order).to(x.device)
-        for group in optimizer.param_groups:
-            group["lr"] = clock.lr_at(step)
-        residual = model(x[index]) - y[index]
-        loss = residual.square().mean() * loss_scale
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if (step % 64 == 0 or step == last - 1) and not torch.isfinite(loss):
+        residual = stepper.step(x[index], y[index], clock.lr_at(step))
+        if (step % 64 == 0 or step == last - 1) and not torch.isfinite(residual).all():
             raise Diverged(step)
         if stop():
             return step + 1

@@ -39,7 +39,7 @@ class Measurer:
         self, model: nn.Module, data: RegressionData, plan: Measure, clock: Clock, seed: int, device: str
     ) -> None:
         self.model, self.clock = model, clock
-        rows = slice(None)
+        rows: slice | np.ndarray = slice(None)
         if plan.samples is not None and plan.samples < len(data.x_train):
             draw = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(seed))
             rows = draw[: plan.samples].sort().values.numpy()

@@ -14,9 +14,10 @@ from nrc.data import RegressionData
 from nrc.errors import UserError
 from nrc.record import RunDirectory, environment
 from nrc.training.clock import Clock
-from nrc.training.loop import Diverged, batch_order, make_optimizer, train_steps
-from nrc.training.measuring import Measurer
+from nrc.training.loop import Diverged, batch_order, train_steps
+from nrc.training.measuring import Measurer, Row
 from nrc.training.settings import RunSettings
+from nrc.training.steppers import Stepper, make_stepper
 
 
 def choose_device(device: str) -> str:
@@ -57,6 +58,8 @@ def fit(
     """
     device = choose_device(device)
     torch.set_num_threads(threads)
+    # weights that the loss does not hold decay into denormal numbers, which CPUs handle ten times slower
+    torch.set_flush_denormal(True)
     # reproduction runs are fp32: TF32 would round the products to 10 bits
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     data = settings.data.load()
@@ -69,16 +72,16 @@ def fit(
     clock = Clock.of(settings.optim, settings.protocol, len(data.x_train))
     model = settings.model.build(data.x_train.shape[1], data.y_train.shape[1], settings.seed).to(device)
     measurer = Measurer(model, data, settings.measure, clock, settings.seed, device)
-    optimizer = make_optimizer(model, settings.optim)
+    stepper = make_stepper(model, settings.optim)
     schedule = clock.measured_steps(settings.measure)
-    step, spent = _restore(run, model, optimizer, measurer)
+    step, spent = _restore(run, model, stepper, measurer)
     facts = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
     run.start(settings.as_dict(), environment(device), facts)
     say(data.describe())
     say(
         f"{directory}: {'resumed at step ' + str(step) if step else 'started'}, {clock.total_steps} steps, "
         f"tau {clock.tau_at(clock.total_steps):g}, decay budget lambda*tau "
-        f"{settings.optim.weight_decay * clock.tau_at(clock.total_steps):.3g}, on {device}"
+        f"{settings.optim.weight_decay * clock.tau_at(clock.total_steps):.3g}, on {device}, steps {stepper.name}"
     )
 
     x, y = (torch.from_numpy(a).to(device) for a in (data.x_train, data.y_train))
@@ -91,7 +94,7 @@ def fit(
             {
                 "step": step,
                 "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                "stepper": stepper.state_dict(),
                 "measurer": measurer.state(),
                 "seconds": time.monotonic() - began,
             }
@@ -105,7 +108,7 @@ def fit(
         try:
             while True:
                 if step in schedule and step > measurer.last_step:
-                    run.append(measurer.rows(step))
+                    run.append(_measured(measurer, step))
                 if time.monotonic() - saved > checkpoint_seconds:
                     save()
                     saved = time.monotonic()
@@ -114,9 +117,7 @@ def fit(
                     break
                 target = next(s for s in schedule if s > step)
                 paused = time.monotonic()
-                step = train_steps(
-                    model, optimizer, x, y, order, clock, settings.optim.loss_scale, step, target, pause
-                )
+                step = train_steps(stepper, x, y, order, clock, step, target, pause)
         except Diverged as error:
             run.end(
                 "diverged",
@@ -145,18 +146,23 @@ def _identity(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
     return identity
 
 
-def _restore(
-    run: RunDirectory, model: nn.Module, optimizer: torch.optim.Optimizer, measurer: Measurer
-) -> tuple[int, float]:
+def _restore(run: RunDirectory, model: nn.Module, stepper: Stepper, measurer: Measurer) -> tuple[int, float]:
     state = run.load_checkpoint()
     if state is None:
         run.truncate(-1)
         return 0, 0.0
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    stepper.load_state_dict(state["stepper"])
     measurer.restore(state["measurer"])
     run.truncate(measurer.last_step)
     return state["step"], state["seconds"]
+
+
+def _measured(measurer: Measurer, step: int) -> list[Row]:
+    try:
+        return measurer.rows(step)
+    except UserError:  # the features are no longer finite: the step after the last loss did it
+        raise Diverged(step) from None
 
 
 @contextmanager

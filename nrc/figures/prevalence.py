@@ -1,0 +1,163 @@
+"""Figure 2 of NeurIPS 2024: NRC1-3 above, errors and R^2 below, one column per data set."""
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
+from nrc.figures._load import Run, Runs
+from nrc.figures._reference import curve
+from nrc.figures._style import (
+    C0,
+    C1,
+    C2,
+    CONTROL,
+    PUBLISHED,
+    Drawing,
+    column_title,
+    footer,
+    legend_below,
+    new_figure,
+    number,
+    panels_width,
+    pretty,
+    twin,
+)
+
+LAYERS = {
+    "relu": ("prevalence", "ReLU feature layer"),
+    "linear": ("prevalence_linear", "linear feature layer"),
+}
+
+
+def draw(runs: Runs) -> list[Drawing]:
+    """`prevalence_relu` and `prevalence_linear`, as far as their runs exist."""
+    return [d for kind in LAYERS if (d := _one(runs, kind)) is not None]
+
+
+def _one(runs: Runs, kind: str) -> Drawing | None:
+    experiment, words = LAYERS[kind]
+    columns = {d: main for d in runs.of(experiment) if (main := runs.headline(experiment, d))}
+    if not columns:
+        return None
+    figure = new_figure(panels_width(len(columns)), 3.9)
+    axes = figure.subplots(2, len(columns), squeeze=False, sharex="col")
+    sheet, used = Sheet(), []
+    for column, (data, main) in enumerate(columns.items()):
+        control = runs.control(experiment, data)
+        edge = "both" if len(columns) == 1 else ("left" if column == 0 else "")
+        edge = "right" if edge == "" and column == len(columns) - 1 else edge
+        tau = TauAxis(main + control)
+        _collapse(sheet, axes[0, column], tau, main, control, kind, edge)
+        _errors(sheet, axes[1, column], tau, main, kind, edge)
+        axes[0, column].set_title(column_title(data, main))
+        tau.dress(axes[1, column])
+        used += main + control
+    legend_below(figure, _key(kind), 3 if len(columns) > 1 else 2)
+    footer(figure, used)
+    return Drawing(
+        f"prevalence_{kind}",
+        f"Prevalence of neural regression collapse, {words}",
+        _caption(columns, {d: runs.control(experiment, d) for d in columns}, kind),
+        figure,
+        sheet.table(),
+        used,
+        [
+            f"python scripts/train.py -m experiment={experiment} data={d} protocol={runs.protocol}"
+            for d in columns
+        ],
+    )
+
+
+def _collapse(
+    sheet: Sheet, left: Axes, tau: TauAxis, main: list[Run], control: list[Run], kind: str, edge: str
+) -> None:
+    left.set_yscale("log")
+    if control:
+        draw_runs(sheet, left, tau, control, "nrc1", colour=CONTROL, width=1.0, series="control")
+    draw_runs(sheet, left, tau, main, "nrc1", colour=C0, series="headline")
+    draw_runs(sheet, left, tau, main, "nrc2", colour=C0, line="--", series="headline")
+    if kind == "relu":
+        draw_runs(sheet, left, tau, main, "nrc1_centred", colour=C2, line=":", width=1.1, series="headline")
+    log_axis(left, top=1.0)
+    left.tick_params(axis="y", colors=C0, which="both")
+    if len(main[0].snapshots.get("sigma", [[], []])) > 1:
+        right = twin(left, C1)
+        right.set_yscale("log")
+        draw_runs(sheet, right, tau, main, "nrc3", colour=C1, width=1.1, series="headline")
+        log_axis(right)
+        if edge in ("right", "both"):
+            right.set_ylabel("NRC3 at its best γ", color=C1)
+    if edge in ("left", "both"):
+        left.set_ylabel("NRC1, NRC2", color=C0)
+
+
+def _errors(sheet: Sheet, left: Axes, tau: TauAxis, main: list[Run], kind: str, edge: str) -> None:
+    left.set_yscale("log")
+    for split, line in (("train", "-"), ("test", "--")):
+        reference = curve("prevalence_published", main[0].data, f"mse_{split}")
+        reference = reference[reference["tau"].between(tau.zero, tau.end)]
+        if kind == "relu" and len(reference):
+            labels = {"data": main[0].data, "metric": f"mse_{split}", "series": "published"}
+            style = {"color": PUBLISHED, "lw": 0.6, "ls": line}
+            sheet.line(left, reference["tau"], reference["value"], labels, **style)
+        draw_runs(sheet, left, tau, main, "mse", split=split, colour=C0, line=line)
+    log_axis(left)
+    left.tick_params(axis="y", colors=C0, which="both")
+    right = twin(left, C1)
+    draw_runs(sheet, right, tau, main, "r2", split="test", colour=C1, width=1.1)
+    right.set_ylim(min(0.0, right.get_ylim()[0]), 1)
+    if edge in ("left", "both"):
+        left.set_ylabel("MSE", color=C0)
+    if edge in ("right", "both"):
+        right.set_ylabel("test R²", color=C1)
+
+
+def _key(kind: str) -> list[Line2D]:
+    entries = [
+        ("NRC1; train MSE", C0, "-", 1.4),
+        ("NRC2; test MSE", C0, "--", 1.4),
+        ("NRC3; test R² (right)", C1, "-", 1.1),
+        ("NRC1 without weight decay", CONTROL, "-", 1.0),
+    ]
+    if kind == "relu":
+        entries += [
+            ("NRC1, features centred first", C2, ":", 1.1),
+            ("published MSE, other data", PUBLISHED, "-", 0.6),
+        ]
+    return [Line2D([], [], color=c, ls=ls, lw=lw, label=label) for label, c, ls, lw in entries]
+
+
+def ends(runs: list[Run], metric: str, split: str = "train") -> float:
+    """Geometric mean of the last values over the seeds (NaN if undefined in any)."""
+    values = [max(run.last(metric, split), 1e-300) for run in runs]
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
+
+
+def _caption(columns: dict[str, list[Run]], controls: dict[str, list[Run]], kind: str) -> str:
+    parts = []
+    for data, main in columns.items():
+        first = main[0].series("nrc1").iloc[0]
+        text = f"{pretty(data)} (lambda {main[0].weight_decay:g}, budget lambda*tau {main[0].budget:.3g})"
+        if any(run.vanished for run in main):
+            text += f": {main[0].why('nrc1') or 'NRC1 undefined'}"
+        else:
+            text += f": NRC1 {number(first)} -> {number(ends(main, 'nrc1'))}, NRC2 -> {number(ends(main, 'nrc2'))}"
+            text += f", NRC3 -> {number(ends(main, 'nrc3'))}"
+        if kind == "relu":
+            text += f", centred first -> {number(ends(main, 'nrc1_centred'))}"
+        if controls[data]:
+            text += f"; without weight decay NRC1 ends at {number(ends(controls[data], 'nrc1'))}"
+        parts.append(text)
+    note = (
+        "Above NRC1 solid, NRC2 dashed, NRC3 right; below train MSE solid, test MSE dashed, test R^2 right. "
+        "Each seed thin, the geometric mean thick (R^2: arithmetic); tau = 0 sits at the left edge. "
+        "NRC3 is taken at the best gamma of each moment."
+    )
+    if kind == "relu":
+        note += (
+            " Thin grey: the MSE of an earlier generation of the paper's runs on the paper's data, not ours; "
+            "its NRC1 was measured on raw features and is compared in figure published."
+        )
+    return ". ".join(parts) + ". " + note

@@ -1,0 +1,138 @@
+"""Figures 5 and 8 of NeurIPS 2024: what the weight decay does, row by row."""
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
+from nrc.figures._load import Run, Runs, lambda_groups
+from nrc.figures._style import (
+    Drawing,
+    footer,
+    lambda_colours,
+    new_figure,
+    number,
+    panels_width,
+    pretty,
+    scientific,
+)
+from nrc.figures.prevalence import LAYERS, ends
+
+ROWS = [  # metric, split, axis label
+    ("mse", "train", "train MSE"),
+    ("mse", "test", "test MSE"),
+    ("r2", "test", "test R²"),
+    ("nrc1", "train", "NRC1"),
+    ("nrc2", "train", "NRC2"),
+    ("nrc3", "train", "NRC3"),
+]
+
+
+def draw(runs: Runs) -> list[Drawing]:
+    """`sweep_relu`: six quantities by rows, data sets by columns, one curve per weight decay."""
+    experiment, words = LAYERS["relu"]
+    columns = {d: lambda_groups(found) for d, found in runs.of(experiment).items()}
+    columns = {d: groups for d, groups in columns.items() if len(groups) > 1}
+    if not columns:
+        return []
+    figure = new_figure(panels_width(len(columns)), 7.8)
+    grid = figure.subplots(
+        len(ROWS) + 1, len(columns), squeeze=False, height_ratios=[1] * len(ROWS) + [0.95], sharex=False
+    )
+    sheet = Sheet()
+    for column, (data, groups) in enumerate(columns.items()):
+        used = [run for group in groups.values() for run in group]
+        tau = TauAxis(used)
+        colours = lambda_colours(list(groups))
+        for row, (metric, split, label) in enumerate(ROWS):
+            panel = grid[row, column]
+            _panel(sheet, panel, tau, groups, colours, metric, split)
+            tau.dress(panel, label=row == len(ROWS) - 1)
+            if row < len(ROWS) - 1:
+                panel.tick_params(labelbottom=False)
+            if column == 0:
+                panel.set_ylabel(label)
+        grid[0, column].set_title(pretty(data))
+        _key(grid[-1, column], groups, colours)
+    figure.align_ylabels(list(grid[:-1, 0]))
+    everything = [run for groups in columns.values() for group in groups.values() for run in group]
+    footer(figure, everything)
+    commands = [
+        f"python scripts/train.py -m experiment={experiment} data={d} protocol={runs.protocol}"
+        for d in columns
+    ]
+    title = f"Weight-decay sweep, {words}"
+    return [Drawing("sweep_relu", title, _caption(columns), figure, sheet.table(), everything, commands)]
+
+
+def _panel(
+    sheet: Sheet,
+    panel: Axes,
+    tau: TauAxis,
+    groups: dict[float, list[Run]],
+    colours: dict[float, tuple[str, str]],
+    metric: str,
+    split: str,
+) -> None:
+    if metric != "r2":
+        panel.set_yscale("log")
+    for value, group in groups.items():
+        colour, line = colours[value]
+        mean = draw_runs(sheet, panel, tau, group, metric, split=split, colour=colour, line=line, width=1.2)
+        alive = mean.dropna()
+        if len(alive) and len(alive) < len(mean) and mean.isna().iloc[-1]:
+            end = alive.index[-1:]
+            panel.plot(
+                tau(end), alive.iloc[-1:], marker="x", ms=5, mew=1.3, color=colour, ls="", clip_on=False
+            )
+            labels = {"data": group[0].data, "metric": metric, "weight_decay": value}
+            sheet.note(end, alive.iloc[-1:], series=group[0].why(metric) or "undefined from here", **labels)
+    if metric == "r2":
+        panel.set_ylim(min(panel.get_ylim()[0], 0.0), max(panel.get_ylim()[1], 0.1))
+    else:
+        log_axis(panel, top=1.0 if metric in ("nrc1", "nrc2") else None)
+
+
+def _lost(group: list[Run]) -> str:
+    """What has gone wrong at the end, by name; empty when NRC1 and NRC2 are defined in every seed."""
+    for metric in ("nrc1", "nrc2"):
+        for run in group:
+            if not math.isfinite(run.last(metric)):
+                return run.why(metric) or "undefined"
+    return ""
+
+
+def _key(panel: Axes, groups: dict[float, list[Run]], colours: dict[float, tuple[str, str]]) -> None:
+    panel.axis("off")
+    handles = []
+    for value, group in groups.items():
+        colour, line = colours[value]
+        label = f"λ = {scientific(value)}" + (f" (λτ = {group[0].budget:.3g})" if value else "")
+        lost = _lost(group)
+        mark = {"marker": "x", "ms": 5, "mew": 1.3} if lost else {}
+        handles.append(Line2D([], [], color=colour, ls=line, lw=1.2, label=label, **mark))  # type: ignore[arg-type]
+        if lost:
+            handles.append(Line2D([], [], ls="", label=f"× {lost}"))
+    panel.legend(handles=handles, loc="upper center", handlelength=2, labelspacing=0.3, borderaxespad=0)
+
+
+def _caption(columns: dict[str, dict[float, list[Run]]]) -> str:
+    parts = []
+    for data, groups in columns.items():
+        found = []
+        for value, group in groups.items():
+            lost = _lost(group)
+            state = (
+                lost
+                if "vanished" in lost
+                else f"NRC1 {number(ends(group, 'nrc1'))}" + (f", {lost}" if lost else "")
+            )
+            found.append(f"{value:g}: {state}")
+        parts.append(f"{pretty(data)} at the end, by lambda: " + "; ".join(found))
+    note = (
+        "Viridis from the largest weight decay (dark) to the smallest, 0 black and dashed; each seed thin, mean thick. "
+        "A cross marks where a quantity stops being defined, and why stands in the key. The budget lambda*tau tells "
+        "'does not collapse' from 'not yet': below about 10 nothing has had time to decay. "
+    )
+    return note + ". ".join(parts) + "."

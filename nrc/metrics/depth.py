@@ -1,0 +1,64 @@
+"""Where collapse begins: the first collapsed layer and the depth of collapse, by a stated rule.
+
+CPAL 2026 draws a green line at the "first collapsed layer" without saying how it was found. The rule here:
+layer l is collapsed when, on the training set,
+
+    noise                                           <= NOISE_MAX       r directions hold the features
+    feature_weight_alignment                        >= ALIGNMENT_MIN   the weight reads those directions
+    (linear_mse - mse of the model) / target variance  <= R2_GAP_MAX   an affine map does what the rest does
+
+The first collapsed layer is the first that passes all three and after which noise and the affine gap stay
+within bounds to the output. Alignment is asked of that layer alone: deeper, where a direction of W has
+decayed to almost nothing, the published alignments dip as well.
+"""
+
+from collections.abc import Mapping, Sequence
+
+NOISE_MAX = 0.05
+ALIGNMENT_MIN = 0.9
+R2_GAP_MAX = 0.05
+
+RULE = (
+    f"noise <= {NOISE_MAX:g}, alignment >= {ALIGNMENT_MIN:g}, affine R^2 within {R2_GAP_MAX:g} of the model's"
+)
+
+
+def _holds_the_signal(row: Mapping[str, float], model_mse: float, target_variance: float) -> bool:
+    # written so that NaN fails
+    gap = (row["linear_mse"] - model_mse) / target_variance
+    return row["noise"] <= NOISE_MAX and gap <= R2_GAP_MAX
+
+
+def first_collapsed_layer(
+    rows: Sequence[Mapping[str, float]], model_mse: float, target_variance: float
+) -> int | None:
+    """Number of the first collapsed layer, counted from 1, or None.
+
+    Args:
+        rows: one mapping per layer in forward order, with `noise`, `feature_weight_alignment` and
+            `linear_mse` of the training set; NaN counts as not collapsed.
+        model_mse: the model's own training MSE.
+        target_variance: tr(Sigma)/t, the MSE of predicting the mean.
+
+    Example:
+        >>> wide = {"noise": 0.6, "feature_weight_alignment": 0.4, "linear_mse": 0.5}
+        >>> narrow = {"noise": 0.01, "feature_weight_alignment": 0.97, "linear_mse": 0.1}
+        >>> first_collapsed_layer([wide, narrow, narrow], model_mse=0.1, target_variance=1.0)
+        2
+    """
+    good = [_holds_the_signal(row, model_mse, target_variance) for row in rows]
+    for i, row in enumerate(rows):
+        if all(good[i:]) and row["feature_weight_alignment"] >= ALIGNMENT_MIN:
+            return i + 1
+    return None
+
+
+def depth_of_collapse(rows: Sequence[Mapping[str, float]], model_mse: float, target_variance: float) -> int:
+    """How many layers, counted from the output, lie in the collapsed part; 0: none. Arguments as above.
+
+    Example:
+        >>> depth_of_collapse([{"noise": 1, "feature_weight_alignment": 0, "linear_mse": 1}], 0.1, 1.0)
+        0
+    """
+    first = first_collapsed_layer(rows, model_mse, target_variance)
+    return 0 if first is None else len(rows) - first + 1

@@ -1,0 +1,122 @@
+"""Every config composes into checked settings, and mistakes end in one readable line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+REPO = Path(__file__).resolve().parents[1]
+CONF = REPO / "conf"
+sys.path.insert(0, str(REPO / "scripts"))
+
+import _compose  # noqa: E402
+from reproduce_figures import EXPERIMENTS  # noqa: E402
+
+from nrc.training import RunSettings  # noqa: E402
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def settings(*overrides: str) -> RunSettings:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return _compose.run_settings(compose("train", list(overrides)))
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(REPO / "scripts" / "train.py"), *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize("data", names("data"))
+@pytest.mark.parametrize("protocol", names("protocol"))
+def test_every_data_set_composes_with_every_protocol(data: str, protocol: str) -> None:
+    extra = ["data.path=numbers.csv", "data.targets=1"] if data == "table" else []
+    found = settings(f"data={data}", f"protocol={protocol}", *extra)
+    assert found.protocol.name == protocol and found.optim.lr > 0
+
+
+@pytest.mark.parametrize("model", names("model"))
+def test_every_model_composes_and_builds(model: str) -> None:
+    network = settings(f"model={model}", "model.width=8").model.build(5, 2, seed=0)
+    assert list(network.measured_layers())[-1].startswith("fc")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("experiment", names("experiment"))
+def test_every_experiment_composes_and_says_how_to_run_it(experiment: str) -> None:
+    settings(f"experiment={experiment}")
+    lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"  # Hydra wants this first
+    assert lines[1].startswith("# python scripts/train.py") and f"experiment={experiment}" in lines[1]
+    assert experiment in {name for name, _ in EXPERIMENTS}, "an experiment that no figure is made from"
+
+
+def test_published_recipes() -> None:
+    """nrc_prevalence, section 3, and deep_nrc, section 1: the published numbers, protocol by protocol."""
+    for data, epochs, tau in (
+        ("reacher", 1_500_000, 60_000),
+        ("swimmer", 1_000_000, 40_000),
+        ("hopper", 200_000, 80_000),
+    ):
+        paper = settings(f"data={data}", "protocol=paper")
+        assert (paper.optim.lr, paper.optim.momentum, paper.optim.batch_size) == (1e-2, 0.0, 256)
+        assert (paper.protocol.epochs, paper.optim.loss_scale) == (epochs, 0.5)
+        assert settings(f"data={data}", "protocol=accelerated").protocol.tau == tau
+    for data, wd, lr in (("swimmer", 5e-3, 0.1), ("reacher", 1e-4, 0.05), ("hopper", 1e-3, 0.1)):
+        deep = settings(f"experiment=deep_{data}", "protocol=paper")
+        assert (deep.optim.weight_decay, deep.optim.lr, deep.optim.momentum) == (wd, lr, 0.9)
+        assert (deep.optim.batch_size, deep.protocol.epochs, deep.optim.loss_scale) == (128, 1000, 1.0)
+
+
+def test_length_given_by_the_user_wins_over_the_recipe() -> None:
+    assert settings("protocol.epochs=3").protocol.epochs == 3
+    assert settings("protocol.epochs=3").protocol.tau is None
+    assert settings("protocol=paper", "protocol.tau=7").protocol.tau == 7
+
+
+def test_sweep_members_are_the_directories_of_a_multirun(tmp_path: Path) -> None:
+    members = _compose.sweep_members("prevalence_linear", "swimmer", "quick", tmp_path)
+    places = {str(m.directory.relative_to(tmp_path)) for m in members}
+    assert "prevalence_linear-quick/swimmer/wd=0/seed=2" in places and len(members) == 6
+    result = command(
+        "-m", "experiment=prevalence_linear", "data=swimmer", "protocol.tau=0.5", "optim.weight_decay=0", "seed=2",
+        "measure.log_spaced=0", "measure.evenly=0", f"hydra.sweep.dir={tmp_path}/prevalence_linear-quick",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "prevalence_linear-quick/swimmer/wd=0/seed=2/metrics.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["optim.lrr=3"], "optim.lrr"),
+        (["optim.lr=abc"], "optim.lr is 'abc'"),
+        (["optim.weight_decay=-1"], "optim.weight_decay is -1; it must be >= 0"),
+        (["optim.batch_size=2.5"], "optim.batch_size is 2.5"),
+        (["data=reachr"], "data/reachr"),
+        (["nonsense=1"], "nonsense"),
+        (["+nonsense=1"], "unknown setting 'nonsense'"),
+        (["protocol.tau=1", "protocol.epochs=2"], "give exactly one"),
+        (["seed=-1"], "seed is -1"),
+        (["device=tpu"], "device is 'tpu'"),
+        (["model._target_=os.system"], "one of this package's classes"),
+        (["model.width=0"], "model.width is 0"),
+        (["data=table"], "data.path is missing"),
+    ],
+)
+def test_mistakes_end_in_one_line_before_anything_is_computed(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    result = command(*arguments, f"hydra.run.dir={tmp_path}/run")
+    assert result.returncode == 2
+    assert words in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert result.stdout == ""
+    assert not list(tmp_path.glob("run/*"))
