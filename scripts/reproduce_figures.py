@@ -19,6 +19,7 @@ MUJOCO = ("reacher", "swimmer", "hopper")
 # experiment file, data sets it is run on
 EXPERIMENTS = [
     *[("prevalence", data) for data in MUJOCO],
+    *[("sweep", data) for data in MUJOCO],
     *[("prevalence_linear", data) for data in MUJOCO],
     *[("tau_clock", data) for data in MUJOCO],
     *[(f"deep_{data}", data) for data in MUJOCO],
@@ -36,13 +37,13 @@ def main() -> None:
     args = parser.parse_args()
 
     began = time.monotonic()
-    members = [
-        member
+    members = {
+        member.directory: member  # experiments may share runs
         for experiment, data in EXPERIMENTS
         if args.dataset in ("all", data)
         for member in _compose.sweep_members(experiment, data, args.protocol, args.outputs)
-    ]
-    outcomes = run_all(members, workers=args.workers, device=args.device)
+    }
+    outcomes = run_all(list(members.values()), workers=args.workers, device=args.device)
     failed = [f"{d}: {o}" for d, o in outcomes.items() if o not in ("finished", "skipped")]
     new = sum(o == "finished" for o in outcomes.values())
     print(

@@ -81,41 +81,6 @@ def test_golden_values_of_isotropic_inputs():
     assert layerwise.stable_rank_features(layer) == pytest.approx(18.32, abs=0.45)
 
 
-def sgemm_inputs():
-    """The 14 tuning parameters of the UCI SGEMM set: all legal combinations, in the file's order."""
-    size, step, thread, vector, flag = [16, 32, 64, 128], [16, 32], [8, 16, 32], [1, 2, 4, 8], [0, 1]
-    axes = [size, size, step, thread, thread, thread, thread, [2, 8], vector, vector, flag, flag, flag, flag]
-    names = "MWG NWG KWG MDIMC NDIMC MDIMA NDIMB KWI VWM VWN STRM STRN SA SB"
-    x = np.stack([g.ravel() for g in np.meshgrid(*axes, indexing="ij")], axis=1)
-    v = dict(zip(names.split(), x.T, strict=True))
-    legal = (v["KWG"] % v["KWI"] == 0) & (v["MWG"] % (v["MDIMC"] * v["VWM"]) == 0)
-    legal &= (v["NWG"] % (v["NDIMC"] * v["VWN"]) == 0) & (v["MWG"] % (v["MDIMA"] * v["VWM"]) == 0)
-    legal &= v["NWG"] % (v["NDIMB"] * v["VWN"]) == 0
-    for other in ("MDIMA", "NDIMB"):
-        per_thread = v["MDIMC"] * v["NDIMC"] // v[other]
-        legal &= (per_thread > 0) & (v["KWG"] % np.maximum(per_thread, 1) == 0)
-    return x[legal].astype(np.float64)
-
-
-@pytest.mark.slow
-def test_golden_values_of_the_sgemm_inputs():
-    """CPAL 2026's first layer on SGEMM: published noise and stable rank, training rows of the split."""
-    from sklearn.model_selection import train_test_split
-
-    x = sgemm_inputs()
-    assert len(x) == 241_600
-    rows = train_test_split(np.arange(len(x)), test_size=0.2, random_state=42)[0]
-    train = x[rows]
-    train = (train - train.mean(0)) / train.std(0)
-    layer = Layer.of(Moments().update(train, train[:, 0]))
-    for k, expected in enumerate([0.8982, 0.7998, 0.7043, 0.6102, 0.5333], start=1):
-        assert layerwise.noise(layer, k) == pytest.approx(expected, abs=6e-5), k
-    assert layerwise.stable_rank_covariance(layer) == pytest.approx(7.511, abs=6e-4)
-    first = Layer.of(Moments().update(train[:10_000], train[:10_000, 0]))
-    assert layerwise.noise(first, 1) == pytest.approx(0.89871, abs=6e-6)
-    assert layerwise.stable_rank_covariance(first) == pytest.approx(7.5823, abs=6e-5)
-
-
 def test_every_null_stands_below_its_metric_for_collapsed_features():
     rng = np.random.default_rng(0)
     z = rng.normal(size=(300, 2))

@@ -1,12 +1,13 @@
 """Data sets: settings in, one frozen RegressionData out.
 
 Each source is a frozen dataclass of settings with `.load() -> RegressionData`:
-Mujoco (expert rollouts), Table (a file of numbers), LowRank (synthetic).
+Mujoco (expert rollouts), Table (a file of numbers), LowRank (synthetic), Sgemm (GPU run times).
 """
 
 from nrc.data.base import RegressionData, standardise, train_test_split_indices
 from nrc.data.low_rank import LowRank
 from nrc.data.mujoco import Mujoco
+from nrc.data.sgemm import Sgemm
 from nrc.data.table import Table
 
-__all__ = ["LowRank", "Mujoco", "RegressionData", "Table", "standardise", "train_test_split_indices"]
+__all__ = ["LowRank", "Mujoco", "RegressionData", "Sgemm", "Table", "standardise", "train_test_split_indices"]

@@ -8,7 +8,20 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nrc.figures import deep, evr, gamma, geometry, prevalence, published, sweep, tau_clock
+from nrc.figures import (
+    deep,
+    evr,
+    gamma,
+    geometry,
+    prevalence,
+    published,
+    sgemm,
+    sweep,
+    tau_clock,
+    theory,
+    ufm,
+    ufm_residuals,
+)
 from nrc.figures._load import Headline, Runs
 from nrc.figures._style import Drawing, save, style
 from nrc.record import atomic, write_json
@@ -21,7 +34,11 @@ FIGURES: list[Callable[[Runs], list[Drawing]]] = [
     geometry.draw,
     published.draw,
     deep.draw,
+    sgemm.draw,
     tau_clock.draw,
+    ufm.draw,
+    ufm_residuals.draw,
+    theory.draw,
 ]
 
 __all__ = ["FIGURES", "Drawing", "Runs", "draw_all"]

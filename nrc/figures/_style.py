@@ -36,6 +36,7 @@ class Drawing:
     table: pd.DataFrame
     runs: Sequence[Run]
     commands: list[str] = field(default_factory=list)
+    extras: dict[str, str] = field(default_factory=dict)  # further text files beside it, by name
 
 
 @contextmanager
@@ -192,4 +193,7 @@ def save(drawing: Drawing, folder: Path) -> list[Path]:
         drawing.figure.savefig(tmp, format="pdf", metadata=nothing)
     with atomic(targets[2]) as tmp:
         drawing.table.to_csv(tmp, index=False, lineterminator="\n")
-    return targets
+    for name, text in drawing.extras.items():
+        with atomic(folder / name) as tmp:
+            tmp.write_text(text)
+    return [*targets[:2], *(folder / name for name in drawing.extras), targets[2]]

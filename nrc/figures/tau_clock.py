@@ -10,6 +10,7 @@ from nrc.figures._load import Run, Runs
 from nrc.figures._style import (
     C0,
     C1,
+    C2,
     Drawing,
     column_title,
     footer,
@@ -20,11 +21,11 @@ from nrc.figures._style import (
 )
 
 ROWS = [("mse", "train MSE"), ("nrc1", "NRC1"), ("nrc3", "NRC3")]
-LOOK = {"paper": (C0, "-", 2.2), "accelerated": (C1, "--", 1.1)}
+LOOK = {"paper": (C0, "-", 2.4), "accelerated": (C1, "--", 1.2), "quick": (C2, ":", 1.2)}
 
 
 def draw(runs: Runs) -> list[Drawing]:
-    """`tau_clock`: both protocols on one axis, with the difference at the end as text."""
+    """`tau_clock`: the protocols on one axis, with the difference at the end as text."""
     columns: dict[str, dict[str, list[Run]]] = {}
     for data, found in runs.of("tau_clock", both_protocols=True).items():
         both = {p: [run for run in found if run.protocol == p] for p in LOOK}
@@ -56,7 +57,7 @@ def draw(runs: Runs) -> list[Drawing]:
     handles = [
         Line2D([], [], color=c, ls=ls, lw=w, label=_words(columns, p)) for p, (c, ls, w) in LOOK.items()
     ]
-    legend_below(figure, handles, 1 if len(columns) == 1 else 2)
+    legend_below(figure, handles, 1)
     footer(figure, used)
     said = "; ".join(
         f"{pretty(d)}: " + ", ".join(f"{label} {_difference(m, both, plain=True)}" for m, label in ROWS)

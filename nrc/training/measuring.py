@@ -1,6 +1,7 @@
 """What a run writes down about its network: metric rows at each measured step, snapshots at both ends."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from nrc.collect import collect
 from nrc.data import RegressionData
+from nrc.errors import UserError
 from nrc.metrics import LAYERWISE, METRICS, Layer, Metrics
 from nrc.metrics.assemble import evaluate
 from nrc.metrics.last_layer import mse, r2
@@ -21,6 +23,14 @@ Row = tuple[float, int, float, str, str, str, float]
 CHUNK = 4096  # rows per forward pass while measuring
 SNAPSHOT_ROWS = 256  # enough for the 3-D picture, small enough for every run directory
 HIDDEN = [*LAYERWISE, *(f"evr_{k}" for k in range(1, 6))]
+AT_RANK = (  # what depends on the number of target directions
+    "noise",
+    "noise_abs",
+    "feature_weight_alignment",
+    "feature_weight_alignment_k",
+    "feature_weight_alignment_null",
+    "feature_target_alignment_features",
+)
 
 
 class Measurer:
@@ -48,12 +58,17 @@ class Measurer:
         self.modules: dict[str, nn.Module] = model.measured_layers()  # type: ignore[operator]
         self.head = list(self.modules)[-1]
         names = list(self.modules) if plan.layers == "all" else [self.head]
+        self.ranks = _allowed(plan.ranks, data.y_train.shape[1])
         self.layers = names + ([f"{name}:out" for name in names if name != self.head] if plan.outputs else [])
         self.last_step = -1
         self.undefined: dict[str, str] = {}
         self.last: Metrics | None = None
         self.first_nrc1 = math.nan
         self.start: dict[str, Tensor] = {}
+        schedule = clock.measured_steps(plan)
+        places = np.linspace(0, len(schedule) - 1, plan.frames).round().astype(int)
+        self.frame_steps = {schedule[i] for i in places}
+        self.frames: dict[int, dict[str, Tensor]] = {}
 
     def rows(self, step: int) -> list[Row]:
         """Measure now; rows in the order of `record.COLUMNS`."""
@@ -80,6 +95,13 @@ class Measurer:
                 (*when, "train", name, m, found[m]) for m in wanted if is_head or m not in found.undefined
             ]
             rows.append((*when, "test", name, "linear_mse", linear_mse(held_out)))
+            for rank in self.ranks:
+                again = evaluate(replace(here, rank=rank), AT_RANK)
+                rows += [
+                    (*when, "train", name, f"{m}_r{rank}", again[m])
+                    for m in AT_RANK
+                    if m not in again.undefined
+                ]
             for m in wanted:
                 if m in found.undefined:
                     self.undefined[f"{name}/{m}"] = f"step {step}: {found.undefined[m]}"
@@ -87,6 +109,8 @@ class Measurer:
             self.start = self._snapshot("start")
             assert self.last is not None
             self.first_nrc1 = self.last["nrc1"]
+        if step in self.frame_steps:
+            self.frames[step] = self._snapshot("now")
         self.last_step = step
         return rows
 
@@ -115,6 +139,12 @@ class Measurer:
         centred = y - y.mean(0)
         arrays = self.start | self._snapshot("end")
         arrays |= {"targets": y[:SNAPSHOT_ROWS], "sigma": centred.T @ centred / len(y)}
+        if self.frames:
+            steps, seen = list(self.frames), list(self.frames.values())
+            arrays["frame_steps"] = torch.tensor(steps)
+            arrays |= {
+                f"frame_{k}": torch.stack([s[f"{k}_now"] for s in seen]) for k in ("features", "weight")
+            }
         return {name: value.numpy() for name, value in arrays.items()}
 
     def state_of_collapse(self) -> str:
@@ -136,11 +166,21 @@ class Measurer:
             "undefined": self.undefined,
             "first_nrc1": self.first_nrc1,
             "start": self.start,
+            "frames": self.frames,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.last_step, self.undefined = state["last_step"], state["undefined"]
         self.first_nrc1, self.start = state["first_nrc1"], state["start"]
+        self.frames = state.get("frames", {})
+
+
+def _allowed(ranks: list[int], n_targets: int) -> list[int]:
+    if any(rank > n_targets for rank in ranks):
+        raise UserError(
+            f"measure.ranks is {list(ranks)}, but there are {n_targets} targets; give at most that"
+        )
+    return list(ranks)
 
 
 def _chunks(x: np.ndarray, y: np.ndarray, device: str) -> list[tuple[Tensor, Tensor]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nrc.data import RegressionData
 from nrc.errors import UserError
-from nrc.training.run import fit
+from nrc.training.run import fit, is_finished
 from nrc.training.settings import RunSettings
 
 
@@ -37,11 +38,14 @@ def run_all(members: list[Member], *, workers: int | None = None, device: str = 
         directory -> "skipped", "finished", "diverged", "interrupted" or "error: ...".
     """
     workers = workers or len(os.sched_getaffinity(0))
-    waiting = sorted(members, key=lambda m: -m.cost)
-    outcomes: dict[Path, str] = {}
+    loaded: dict[str, RegressionData] = {}
+    outcomes = {m.directory: "skipped" for m in members if is_finished(m.settings, m.directory, loaded)}
+    waiting = sorted((m for m in members if m.directory not in outcomes), key=lambda m: -m.cost)
+    if not waiting:
+        return outcomes
     bar = tqdm(total=len(waiting), unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
     # spawn: a forked child would inherit torch's thread pools in an undefined state
-    with ProcessPoolExecutor(min(workers, max(1, len(waiting))), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_run, m.settings, m.directory, device): m for m in waiting}
         for number, future in enumerate(as_completed(futures), start=1):
             directory = futures[future].directory
@@ -49,8 +53,7 @@ def run_all(members: list[Member], *, workers: int | None = None, device: str = 
                 outcomes[directory], last = future.result()
             except UserError as error:
                 outcomes[directory], last = f"error: {error}", f"{directory}: error: {error}"
-            if outcomes[directory] != "skipped":
-                tqdm.write(f"[{number}/{len(waiting)}] {last}")
+            tqdm.write(f"[{number}/{len(waiting)}] {last}")
             bar.update()
             sys.stdout.flush()
     bar.close()

@@ -29,6 +29,16 @@ def choose_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
+def is_finished(settings: RunSettings, directory: Path, loaded: dict[str, RegressionData]) -> bool:
+    """Whether `directory` already holds this very run, finished; data sets are loaded once into `loaded`."""
+    if not (directory / "run.json").exists():
+        return False
+    key = repr(settings.data)
+    if key not in loaded:
+        loaded[key] = settings.data.load()
+    return RunDirectory.open(directory, _identity(settings, loaded[key])).finished
+
+
 def fit(
     settings: RunSettings,
     directory: Path,

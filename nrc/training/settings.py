@@ -10,6 +10,7 @@ from nrc.data import RegressionData
 from nrc.errors import UserError
 
 PROTOCOLS = ("quick", "accelerated", "paper")
+PENALTIES = ("all", "ufm")
 
 
 def _require(ok: bool, message: str) -> None:
@@ -19,12 +20,15 @@ def _require(ok: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Optim:
-    """Stochastic gradient descent with (heavy-ball) momentum and weight decay on all parameters.
+    """Stochastic gradient descent with (heavy-ball) momentum and an L2 penalty.
 
     Attributes:
         lr: learning rate.
         momentum: heavy-ball factor in [0, 1); 0 is plain SGD.
-        weight_decay: lambda; the loss gains lambda/2 times the squared norm of ALL parameters.
+        weight_decay: lambda >= 0, the strength of the penalty.
+        penalty: what it is on. "all": the loss gains lambda/2 times the squared norm of ALL parameters.
+            "ufm": lambda_H = lambda_W = lambda of the unconstrained feature model, on the features (input of
+            the last layer) and the last weight alone: lambda/2 (|H_batch|^2 / B + |W|^2).
         batch_size: samples per step; the last partial batch of an epoch is kept.
         loss_scale: factor on the mean squared error (over batch and outputs); 0.5 in the NeurIPS
             2024 paper's code, 1 in the CPAL 2026 paper.
@@ -37,6 +41,7 @@ class Optim:
     batch_size: int = 256
     loss_scale: float = 0.5
     milestones: list[float] = field(default_factory=list)
+    penalty: str = "all"
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, f"optim.lr is {self.lr:g}; it must be positive")
@@ -45,6 +50,7 @@ class Optim:
             0 <= self.weight_decay < float("inf"),
             f"optim.weight_decay is {self.weight_decay:g}; it must be >= 0 (0 switches it off)",
         )
+        _require(self.penalty in PENALTIES, f"optim.penalty is {self.penalty!r}; choose all or ufm")
         _require(self.batch_size > 0, f"optim.batch_size is {self.batch_size}; it must be at least 1")
         _require(self.loss_scale > 0, f"optim.loss_scale is {self.loss_scale:g}; it must be positive")
         _require(
@@ -91,6 +97,8 @@ class Measure:
         samples: measure on this many fixed training samples (null: all of them).
         layers: "last" for the input of the output layer alone, "all" for every named layer.
         outputs: also measure each layer's output before the activation (rows named `fc3:out`).
+        ranks: also measure noise and alignments for these numbers of target directions (rows named `noise_r1`).
+        frames: keep features and last weight at so many of the measured steps, for an animation (0: none).
     """
 
     every: int | None = None
@@ -99,6 +107,8 @@ class Measure:
     samples: int | None = None
     layers: str = "all"
     outputs: bool = False
+    ranks: list[int] = field(default_factory=list)
+    frames: int = 0
 
     def __post_init__(self) -> None:
         _require(
@@ -113,6 +123,13 @@ class Measure:
             f"measure.samples is {self.samples}; it must be at least 2, or null for all",
         )
         _require(self.layers in ("last", "all"), f"measure.layers is {self.layers!r}; choose last or all")
+        _require(
+            all(r > 0 for r in self.ranks), f"measure.ranks is {list(self.ranks)}; give whole numbers >= 1"
+        )
+        _require(
+            self.frames == 0 or self.frames > 1,
+            f"measure.frames is {self.frames}; it must be at least 2, or 0 for none",
+        )
 
 
 class DataSettings(Interface):
@@ -143,11 +160,19 @@ class RunSettings:
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
+        optim = asdict(self.optim)
+        if self.optim.penalty == "all":  # left out, so that runs older than this setting are found again
+            del optim["penalty"]
+        measure = asdict(self.measure)
+        if not self.measure.ranks:
+            del measure["ranks"]
+        if not self.measure.frames:
+            del measure["frames"]
         return {
             "data": {"kind": type(self.data).__name__, **asdict(self.data)},  # type: ignore[call-overload]
             "model": {"kind": type(self.model).__name__, **asdict(self.model)},  # type: ignore[call-overload]
-            "optim": asdict(self.optim),
+            "optim": optim,
             "protocol": asdict(self.protocol),
-            "measure": asdict(self.measure),
+            "measure": measure,
             "seed": self.seed,
         }

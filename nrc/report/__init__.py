@@ -1,0 +1,1 @@
+"""Scorecard of the papers' claims, and the HTML report. Reads run directories and figures, never a model."""

@@ -1,0 +1,114 @@
+"""What a rule is given (`Case`) and what it returns (`Finding`), and the words of a verdict."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nrc.figures._load import Run
+from nrc.metrics.layer import TARGET_RANK_TOLERANCE
+
+HOLDS, FAILS, UNTESTABLE, NOT_RUN = "holds", "does not hold", "not testable here", "not run"
+
+
+@dataclass(frozen=True)
+class View:
+    """One way of measuring the same thing: as in the paper, as in the released code, corrected.
+
+    Attributes:
+        name: which way.
+        quantity: what is measured, in words.
+        values: one per seed.
+        verdict: by the claim's own rule; "" when the rule cannot be asked of it (`note` says why).
+    """
+
+    name: str
+    quantity: str
+    values: list[float]
+    verdict: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one rule on one data set.
+
+    Attributes:
+        quantity: what is measured, in words.
+        measured: one value per seed.
+        beside: name of a null or control -> its values.
+        verdict, why: one of HOLDS, FAILS, UNTESTABLE; the reason in one sentence.
+        views: the same judged by other ways of measuring.
+    """
+
+    quantity: str
+    measured: list[float]
+    beside: dict[str, list[float]]
+    verdict: str
+    why: str
+    views: list[View] = field(default_factory=list)
+
+    @property
+    def depends_on_view(self) -> bool:
+        """Whether another way of measuring gives another verdict."""
+        return len({self.verdict, *(v.verdict for v in self.views if v.verdict)}) > 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """The runs that a rule judges: one experiment on one data set.
+
+    Attributes:
+        main: the runs at the headline weight decay, one per seed (at least one).
+        control: those without weight decay.
+        groups: all runs by weight decay, largest first.
+    """
+
+    main: Sequence[Run]
+    control: Sequence[Run]
+    groups: dict[float, list[Run]]
+
+    @property
+    def n(self) -> int:
+        """Number of targets."""
+        return len(self.main[0].snapshots["sigma"])
+
+    @property
+    def target_rank(self) -> int:
+        """Number of directions in which the targets vary."""
+        values = np.linalg.eigvalsh(self.main[0].snapshots["sigma"])
+        return int((values > TARGET_RANK_TOLERANCE * values[-1]).sum())
+
+    @property
+    def target_variance(self) -> float:
+        """tr(Sigma)/n, the MSE of predicting the mean."""
+        return float(np.trace(self.main[0].snapshots["sigma"])) / self.n
+
+    def controls(self, quantity: Callable[[Run], float]) -> dict[str, list[float]]:
+        """The same quantity of the runs without weight decay, if there are any."""
+        return {"without weight decay": [quantity(run) for run in self.control]} if self.control else {}
+
+
+def word(ok: bool) -> str:
+    return HOLDS if ok else FAILS
+
+
+def number(value: float) -> str:
+    """Three digits, or a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.3g}"
+
+
+def mean(values: Sequence[float]) -> str:
+    """Mean over the seeds, three digits; a dash without values."""
+    return number(float(np.mean(values))) if values else "–"
+
+
+def value_range(values: Sequence[float]) -> str:
+    """`[0.639, 0.644]`, or "" when all seeds agree to three digits."""
+    return f"[{number(min(values))}, {number(max(values))}]" if len({number(v) for v in values}) > 1 else ""
+
+
+def summary(values: Sequence[float]) -> str:
+    """Mean and range over the seeds: `0.64 [0.639, 0.644]`."""
+    return f"{mean(values)} {value_range(values)}".strip()

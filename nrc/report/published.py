@@ -1,0 +1,67 @@
+"""Ours against published, layer by layer, as tables."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from nrc.figures._load import Run, Runs
+from nrc.figures._reference import published, published_sets
+from nrc.figures.sgemm_table import AT_LEAST, WITHIN, tolerance
+from nrc.report.findings import number
+from nrc.report.scorecard import runs_of, title
+
+EXPERIMENTS = {"low_rank": "low_rank", "sgemm": "sgemm"}  # the rest belong to `deep`
+OWN_DATA = ("sgemm",)  # the papers' own rows: only here is a deviation an error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One data set: layer names, and (metric, ours, published, within tolerance) for each.
+
+    `own`: whether the rows are the paper's own; only then can a value be within tolerance.
+    """
+
+    title: str
+    note: str
+    own: bool
+    layers: list[str]
+    rows: list[tuple[str, list[str], list[str], list[bool]]]
+
+
+def comparisons(runs: Runs) -> list[Comparison]:
+    """One table per data set that has both published layer values and finished runs."""
+    found = []
+    for data in sorted(published_sets(), key=lambda d: (d not in OWN_DATA, d)):
+        experiment = EXPERIMENTS.get(data, "deep")
+        main = runs_of(runs, experiment).headline(experiment, data)
+        if main:
+            found.append(_compare(data, main))
+    return [c for c in found if c.rows]
+
+
+def _compare(data: str, runs: list[Run]) -> Comparison:
+    run = runs[0]
+    table = published("deep_published")
+    table = table[(table.dataset == data) & (table.layer > 0)]
+    rows = []
+    for metric in dict.fromkeys(table.metric):
+        theirs = table[table.metric == metric].set_index("layer").value
+        theirs = theirs[~theirs.index.duplicated()]
+        ours = [float(np.mean([r.last(metric, layer=name) for r in runs])) for name in run.layers]
+        pairs = [(value, theirs.get(k, math.nan)) for k, value in enumerate(ours, start=1)]
+        if any(math.isfinite(a) and math.isfinite(b) for a, b in pairs):
+            within = [data in OWN_DATA and abs(a - b) <= tolerance(b) for a, b in pairs]
+            rows.append((metric, [number(a) for a, _ in pairs], [number(b) for _, b in pairs], within))
+    note = (
+        f"The same rows as the paper's; within {WITHIN:.0%} or {AT_LEAST:g}, whichever is wider, counts as reproduced."
+        if data in OWN_DATA
+        else "The same kind of data and recipe, but not the same rows: only the shape carries over."
+    )
+    return Comparison(
+        f"{title(data)}, λ = {run.weight_decay:g}, {run.protocol} protocol",
+        note,
+        data in OWN_DATA,
+        run.layers,
+        rows,
+    )

@@ -1,0 +1,31 @@
+"""Judge the papers' claims on the runs at hand and write the report, outputs/report/index.html.
+
+python scripts/report.py --protocol quick
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
+
+import _compose
+from reproduce_figures import EXPERIMENTS
+
+from nrc.report.html import write_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"))
+    parser.add_argument("--folder", type=Path, default=None, help="where to write (default: OUTPUTS/report)")
+    args = parser.parse_args()
+    headline = _compose.headlines(EXPERIMENTS, args.protocol)
+    for path in write_report(args.outputs, args.protocol, headline=headline, folder=args.folder):
+        print(path)
+
+
+if __name__ == "__main__":
+    with _compose.one_line_errors():
+        main()

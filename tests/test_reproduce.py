@@ -1,0 +1,75 @@
+"""The reproduction script: what it would run, that it skips what is done, and that figures follow."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO / "scripts"))
+
+import _compose  # noqa: E402
+from reproduce_figures import EXPERIMENTS  # noqa: E402
+
+from nrc.check import check, read_expectations  # noqa: E402
+from nrc.data import LowRank  # noqa: E402
+from nrc.models import MLP  # noqa: E402
+from nrc.training import Measure, Optim, Protocol, RunSettings  # noqa: E402
+from nrc.training.pool import Member, run_all  # noqa: E402
+
+
+def small(seed: int, **optim: float) -> RunSettings:
+    settings = Optim(**({"lr": 0.05, "batch_size": 32} | optim))  # type: ignore[arg-type]
+    data, model = LowRank(t=2, r=2, d=5, n=100), MLP(num_layers=2, width=8)
+    return RunSettings(data, model, settings, Protocol(epochs=2), Measure(log_spaced=0, evenly=0), seed)
+
+
+def test_a_pool_runs_all_skips_the_finished_and_survives_a_diverging_member(tmp_path: Path) -> None:
+    members = [Member(small(seed), tmp_path / str(seed)) for seed in (0, 1)]
+    assert set(run_all(members[:1], workers=1).values()) == {"finished"}
+    wild = Member(small(2, lr=1e9), tmp_path / "wild")
+    outcomes = run_all([*members, wild], workers=2)
+    assert [outcomes[m.directory] for m in (*members, wild)] == ["skipped", "finished", "diverged"]
+
+
+def test_runs_in_the_pool_equal_runs_alone(tmp_path: Path) -> None:
+    from nrc.training import fit
+
+    fit(small(0), tmp_path / "alone", say=lambda line: None)
+    run_all([Member(small(0), tmp_path / "pool")], workers=1)
+    assert (tmp_path / "alone/metrics.csv").read_bytes() == (tmp_path / "pool/metrics.csv").read_bytes()
+
+
+def test_no_two_settings_share_a_directory() -> None:
+    seen: dict[Path, RunSettings] = {}
+    for experiment, data in EXPERIMENTS:
+        for member in _compose.sweep_members(experiment, data, "quick", Path("outputs")):
+            assert seen.setdefault(member.directory, member.settings) == member.settings
+    assert len(seen) > 50
+
+
+def test_every_expectation_speaks_of_runs_that_are_made() -> None:
+    """A misspelt folder or weight decay would fail for ever, or never be looked at."""
+    places = {
+        str(member.directory)
+        for experiment, data in EXPERIMENTS
+        for member in _compose.sweep_members(experiment, data, "quick", Path("outputs"))
+    }
+    headline = _compose.headlines(EXPERIMENTS, "quick")
+    for verdict in check(Path("outputs/none"), "quick", headline):
+        wanted = str(verdict.directory).replace("outputs/none", "outputs")
+        assert any(place.startswith(wanted + "/") for place in places), verdict.expectation
+        assert not verdict.holds  # nothing was run there
+    assert len(read_expectations()) > 30
+
+
+@pytest.mark.slow
+def test_one_data_set_from_command_line_to_figures(tmp_path: Path) -> None:
+    command = [sys.executable, str(REPO / "scripts/reproduce_figures.py"), "--dataset", "swimmer"]
+    for expected in ("runs finished, 0 were there already", "0 runs finished"):
+        result = subprocess.run([*command, "--outputs", str(tmp_path)], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert expected in result.stdout
+    names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    assert {"prevalence_relu", "prevalence_linear", "sweep_relu", "geometry", "deep_swimmer", "tau_clock"} <= names
