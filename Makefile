@@ -4,7 +4,7 @@ DATASET ?= all
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: install reproduce-figures figures check test test-slow clean
+.PHONY: install reproduce-figures report check test test-slow clean
 
 install: .venv/installed
 
@@ -16,7 +16,11 @@ install: .venv/installed
 
 # run what is missing, then draw everything; finished runs are skipped
 reproduce-figures: .venv/installed
-	$(PY) scripts/reproduce_figures.py --protocol $(PROTOCOL) --dataset $(DATASET)
+	$(PY) scripts/reproduce_figures.py --protocol $(PROTOCOL) --dataset $(DATASET) $(if $(SGEMM),--sgemm $(SGEMM))
+
+# write outputs/report/index.html anew from the runs and figures that are there
+report: .venv/installed
+	$(PY) scripts/report.py --protocol $(PROTOCOL)
 
 # compare the runs with the committed expectations; non-zero exit on a regression
 check: .venv/installed

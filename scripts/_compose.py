@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,9 +130,11 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def sweep_members(experiment: str, data: str, protocol: str, outputs: Path) -> list[Member]:
+def sweep_members(
+    experiment: str, data: str, protocol: str, outputs: Path, extra: Sequence[str] = ()
+) -> list[Member]:
     """The runs that `train.py -m experiment=... data=... protocol=...` would make, in the same directories."""
-    overrides = [f"experiment={experiment}", f"data={data}", f"protocol={protocol}"]
+    overrides = [f"experiment={experiment}", f"data={data}", f"protocol={protocol}", *extra]
     with initialize_config_dir(CONF, version_base="1.3"):
         base = compose("train", [*overrides, MULTIRUN], return_hydra_config=True)
         # the sweep as Hydra's own sweeper expands it; what the sweep sets wins over the choices above

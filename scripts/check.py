@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
 
 import _compose
-from reproduce_figures import EXPERIMENTS, MUJOCO
+from reproduce_figures import DATASETS, EXPERIMENTS, NEEDS_FILE
 
 from nrc.check import check, table
 
@@ -18,10 +18,10 @@ from nrc.check import check, table
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
-    parser.add_argument("--dataset", default="all", choices=("all", *MUJOCO, "low_rank"))
+    parser.add_argument("--dataset", default="all", choices=("all", *DATASETS))
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     args = parser.parse_args()
-    headline = _compose.headlines(EXPERIMENTS, args.protocol)
+    headline = _compose.headlines(EXPERIMENTS + NEEDS_FILE, args.protocol)
     verdicts = check(args.outputs, args.protocol, headline, args.dataset)
     print(table(verdicts))
     failed = sum(not v.holds for v in verdicts)

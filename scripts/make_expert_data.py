@@ -20,6 +20,12 @@ def main() -> None:
         "--train", action="store_true", help="train the policy anew and replace data/experts/NAME.npz"
     )
     parser.add_argument(
+        "--training-seeds",
+        type=int,
+        nargs="+",
+        help="seeds to try with --train (default: the committed policy's)",
+    )
+    parser.add_argument(
         "--noise", type=float, nargs="+", help="standard deviation of the noise: one, or one per action"
     )
     parser.add_argument("--seed", type=int, default=None, help="seed of the first recorded episode")

@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
 
 import _compose
-from reproduce_figures import EXPERIMENTS
+from reproduce_figures import EXPERIMENTS, NEEDS_FILE
 
 from nrc.report.html import write_report
 
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: OUTPUTS/report)")
     args = parser.parse_args()
-    headline = _compose.headlines(EXPERIMENTS, args.protocol)
+    headline = _compose.headlines(EXPERIMENTS + NEEDS_FILE, args.protocol)
     for path in write_report(args.outputs, args.protocol, headline=headline, folder=args.folder):
         print(path)
 

@@ -1,4 +1,4 @@
-"""Run what is missing of the papers' experiments, then draw every figure.
+"""Run what is missing of the papers' experiments, then draw every figure and write the report.
 
 python scripts/reproduce_figures.py --protocol quick --dataset all
 """
@@ -16,7 +16,7 @@ from nrc.errors import UserError
 from nrc.training.pool import run_all
 
 MUJOCO = ("reacher", "swimmer", "hopper")
-# experiment file, data sets it is run on
+# experiment file, data set it is run on
 EXPERIMENTS = [
     *[("prevalence", data) for data in MUJOCO],
     *[("sweep", data) for data in MUJOCO],
@@ -24,24 +24,39 @@ EXPERIMENTS = [
     *[("tau_clock", data) for data in MUJOCO],
     *[(f"deep_{data}", data) for data in MUJOCO],
     ("low_rank", "low_rank"),
+    *[("ufm", data) for data in MUJOCO],
+    ("animation", "swimmer"),
 ]
+# run only when the user has the file, which may not be shipped
+NEEDS_FILE = [("sgemm", "sgemm"), ("sgemm_decay", "sgemm")]
+DATASETS = (*MUJOCO, "low_rank", "sgemm")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
-    parser.add_argument("--dataset", default="all", choices=("all", *MUJOCO, "low_rank"))
+    parser.add_argument("--dataset", default="all", choices=("all", *DATASETS))
+    parser.add_argument(
+        "--sgemm", metavar="FILE", help="sgemm_product.csv or .csv.gz of UCI: adds its figures"
+    )
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     args = parser.parse_args()
+    if args.dataset == "sgemm" and not args.sgemm:
+        raise UserError(
+            "sgemm needs its file: --sgemm FILE (README, 'Bring your own data', says where it is)"
+        )
 
     began = time.monotonic()
+    chosen = [(experiment, data, []) for experiment, data in EXPERIMENTS]
+    if args.sgemm:
+        chosen += [(experiment, data, [f"data.path={args.sgemm}"]) for experiment, data in NEEDS_FILE]
     members = {
         member.directory: member  # experiments may share runs
-        for experiment, data in EXPERIMENTS
+        for experiment, data, extra in chosen
         if args.dataset in ("all", data)
-        for member in _compose.sweep_members(experiment, data, args.protocol, args.outputs)
+        for member in _compose.sweep_members(experiment, data, args.protocol, args.outputs, extra)
     }
     outcomes = run_all(list(members.values()), workers=args.workers, device=args.device)
     failed = [f"{d}: {o}" for d, o in outcomes.items() if o not in ("finished", "skipped")]
@@ -51,10 +66,12 @@ def main() -> None:
     )
 
     from nrc.figures import draw_all
+    from nrc.report.html import write_report
 
-    headline = _compose.headlines(EXPERIMENTS, args.protocol)
+    headline = _compose.headlines(EXPERIMENTS + NEEDS_FILE, args.protocol)
     for path in draw_all(args.outputs, args.protocol, headline=headline):
         print(path)
+    write_report(args.outputs, args.protocol, headline=headline)
     print(f"done in {(time.monotonic() - began) / 60:.1f} min")
     if failed:
         raise UserError(f"{len(failed)} of {len(outcomes)} runs did not finish: {'; '.join(failed[:5])}")

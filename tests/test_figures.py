@@ -139,7 +139,7 @@ def drawn(draw: Callable[[Runs], list[Drawing]], outputs: Path, datasets: list[s
 
 FIGURE_NAMES = [
     *("prevalence_relu", "prevalence_linear", "evr_relu", "evr_linear", "gamma", "sweep_relu"),
-    *("geometry", "published", "deep_reacher", "low_rank", "tau_clock"),
+    *("geometry", "published", "deep_reacher", "low_rank", "tau_clock", "theory"),
 ]
 
 

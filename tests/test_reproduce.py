@@ -72,4 +72,11 @@ def test_one_data_set_from_command_line_to_figures(tmp_path: Path) -> None:
         assert result.returncode == 0, result.stderr
         assert expected in result.stdout
     names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
-    assert {"prevalence_relu", "prevalence_linear", "sweep_relu", "geometry", "deep_swimmer", "tau_clock"} <= names
+    assert {
+        "prevalence_relu",
+        "prevalence_linear",
+        "sweep_relu",
+        "geometry",
+        "deep_swimmer",
+        "tau_clock",
+    } <= names

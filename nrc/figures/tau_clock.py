@@ -20,6 +20,7 @@ from nrc.figures._style import (
     pretty,
 )
 
+NEEDED = ("paper", "accelerated")
 ROWS = [("mse", "train MSE"), ("nrc1", "NRC1"), ("nrc3", "NRC3")]
 LOOK = {"paper": (C0, "-", 2.4), "accelerated": (C1, "--", 1.2), "quick": (C2, ":", 1.2)}
 
@@ -29,8 +30,8 @@ def draw(runs: Runs) -> list[Drawing]:
     columns: dict[str, dict[str, list[Run]]] = {}
     for data, found in runs.of("tau_clock", both_protocols=True).items():
         both = {p: [run for run in found if run.protocol == p] for p in LOOK}
-        if all(both.values()):
-            columns[data] = both
+        if all(both[p] for p in NEEDED):
+            columns[data] = {p: group for p, group in both.items() if group}
     if not columns:
         return []
     figure = new_figure(panels_width(len(columns)), 4.6)
@@ -43,8 +44,8 @@ def draw(runs: Runs) -> list[Drawing]:
         for row, (metric, label) in enumerate(ROWS):
             panel = grid[row, column]
             panel.set_yscale("log")
-            for protocol, (colour, line, width) in LOOK.items():
-                group = both[protocol]
+            for protocol, group in both.items():
+                colour, line, width = LOOK[protocol]
                 draw_runs(
                     sheet, panel, tau, group, metric, colour=colour, line=line, width=width, series=protocol
                 )
@@ -55,7 +56,9 @@ def draw(runs: Runs) -> list[Drawing]:
         grid[0, column].set_title(column_title(data, everything) + "\n", pad=2)
         tau.dress(grid[-1, column])
     handles = [
-        Line2D([], [], color=c, ls=ls, lw=w, label=_words(columns, p)) for p, (c, ls, w) in LOOK.items()
+        Line2D([], [], color=c, ls=ls, lw=w, label=_words(columns, p))
+        for p, (c, ls, w) in LOOK.items()
+        if any(p in both for both in columns.values())
     ]
     legend_below(figure, handles, 1)
     footer(figure, used)
@@ -86,7 +89,7 @@ def _difference(metric: str, both: dict[str, list[Run]], plain: bool = False) ->
 
 
 def _words(columns: dict[str, dict[str, list[Run]]], protocol: str) -> str:
-    runs = [run for both in columns.values() for run in both[protocol]]
+    runs = [run for both in columns.values() for run in both.get(protocol, [])]
     rates = sorted({run.settings["optim"]["lr"] for run in runs})
     momentum = sorted({run.settings["optim"]["momentum"] for run in runs})
     steps = sorted({int(run.info["steps"]) for run in runs})

@@ -133,12 +133,23 @@ class Measurer:
         weight = self.modules[self.head].weight.detach()  # type: ignore[union-attr,operator]
         return {f"features_{when}": seen[0].cpu().clone(), f"weight_{when}": weight.cpu().clone()}
 
+    @torch.no_grad()
+    def _prediction_moment(self) -> Tensor:
+        """Mean over the train rows of (W h)(W h)^T (n, n): the prediction without its bias."""
+        training = self.model.training
+        self.model.eval()
+        bias = self._weights(self.head)[1]
+        outputs = torch.cat([(self.model(x) - bias).double() for x, _ in self.train])
+        self.model.train(training)
+        return (outputs.T @ outputs / len(outputs)).cpu()
+
     def snapshots(self) -> dict[str, np.ndarray]:
-        """Feature layer and output weights at the start and now, the targets, and Sigma of the train targets."""
+        """Feature layer and output weights at both ends, targets, Sigma, and mean of (W h)(W h)^T, all in fp64."""
         y = torch.cat([batch[1] for batch in self.train]).cpu().double()
         centred = y - y.mean(0)
         arrays = self.start | self._snapshot("end")
         arrays |= {"targets": y[:SNAPSHOT_ROWS], "sigma": centred.T @ centred / len(y)}
+        arrays["prediction_moment"] = self._prediction_moment()
         if self.frames:
             steps, seen = list(self.frames), list(self.frames.values())
             arrays["frame_steps"] = torch.tensor(steps)
