@@ -282,3 +282,8 @@ def test_run_directory_refuses_an_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot create the run directory"):
         RunDirectory.open(tmp_path / "file" / "run", {})
+
+
+def test_training_leaves_denormal_numbers_as_they_were(tmp_path: Path) -> None:
+    fit(settings(), tmp_path / "run", say=quiet)
+    assert torch.tensor(1e-40) * 1.0 > 0

@@ -162,8 +162,11 @@ def footer(figure: Figure, runs: Sequence[Run], features: bool = True) -> None:
         "data: " + ", ".join(unique(run.kind for run in runs)),
     ]
     parts.append("; ".join(unique(describe_model(run, features) for run in runs)))
-    seeds = len({run.seed for run in runs})
-    parts.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
+    by_run: dict[Any, set[int]] = {}
+    for run in runs:
+        by_run.setdefault((run.data, run.weight_decay), set()).add(run.seed)
+    counts = sorted({len(seeds) for seeds in by_run.values()})
+    parts.append(f"{' or '.join(str(c) for c in counts)} seed{'s' if counts[-1] > 1 else ''}")
     text = "  |  ".join(parts[:3]) + ("\n" if _is_narrow(figure) else "  |  ") + "  |  ".join(parts[3:])
     height = figure.get_figheight()
     figure.text(0.5, 0.03 / height, text, ha="center", va="bottom", fontsize=5.5, color=GREY, linespacing=1.1)

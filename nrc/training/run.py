@@ -39,6 +39,18 @@ def is_finished(settings: RunSettings, directory: Path, loaded: dict[str, Regres
     return RunDirectory.open(directory, _identity(settings, loaded[key])).finished
 
 
+@contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Weights that the loss does not hold decay into denormal numbers, which CPUs handle ten times slower."""
+    before = bool(torch.tensor(1e-40) * 1.0 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+@_flushed_denormals()
 def fit(
     settings: RunSettings,
     directory: Path,
@@ -68,8 +80,6 @@ def fit(
     """
     device = choose_device(device)
     torch.set_num_threads(threads)
-    # weights that the loss does not hold decay into denormal numbers, which CPUs handle ten times slower
-    torch.set_flush_denormal(True)
     # reproduction runs are fp32: TF32 would round the products to 10 bits
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     data = settings.data.load()
