@@ -76,7 +76,7 @@ def _curves(run: Run) -> dict[str, Any]:
     layers: dict[str, dict[str, list[float | None]]] = {}
     rows = table[table.step.isin(steps)].drop_duplicates(["step", "split", "layer", "metric"], keep="last")
     for (layer, metric, split), part in rows.groupby(["layer", "metric", "split"], sort=False):
-        name = metric if split == "train" else f"{metric} (test)"
+        name = str(metric) if split == "train" else f"{metric} (test)"
         values = part.set_index("step").value.reindex(steps)
         layers.setdefault(str(layer), {})[name] = [_short(v) for v in values]
     last = run.layers[-1]
