@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,18 +23,21 @@ from nrc.taps import Taps
 KEEP_BYTES = 256 << 20
 
 
+def _uncompiled() -> AbstractContextManager[Any]:
+    # compiled code does not look at hooks that came later; importing the compiler takes seconds
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, and every module called as a module, so that hooks fire."""
     modes = {module: module.training for module in model.modules()}
     # in evaluation mode the transformer layers of torch otherwise take a path that calls no submodule
     fused = torch.backends.mha.get_fastpath_enabled()
-    # compiled code does not look at hooks that came later; importing the compiler takes seconds
-    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), eager:
+        with torch.no_grad(), _uncompiled():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

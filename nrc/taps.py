@@ -32,7 +32,7 @@ def _rows(module: nn.Module, x: Any, y: Tensor, mask: Tensor | None) -> tuple[Te
     if not isinstance(x, Tensor):
         raise Unmeasurable(f"passes {type(x).__name__}, not a tensor; measure a layer inside it")
     x = x.detach()
-    if isinstance(module, CONVOLUTIONS) or (x.ndim == 4 and not isinstance(module, nn.Linear)):
+    if isinstance(module, CONVOLUTIONS) or (x.ndim == 4 and not isinstance(module, nn.Linear | nn.LayerNorm)):
         positions = x.movedim(1, -1)
         fits = x.ndim > 2 and positions.shape[:-1] == y.shape[:-1]
         x = positions if fits else x.mean(tuple(range(2, x.ndim))) if x.ndim > 2 else x

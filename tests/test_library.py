@@ -149,6 +149,13 @@ def test_a_vision_transformer_is_measured_where_there_is_one_row_a_picture():
         nrc.collect(model, [(x, y)], [f"{block}.mlp.0"])
 
 
+def test_maps_with_the_channels_last_are_not_taken_for_others():
+    model = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 2))
+    with pytest.raises(UserError, match=r"'0' sees \(5, 4, 4, 6\).*measure after the pooling"):
+        nrc.collect(model, [(rows(5, 4, 4, 6), rows(5, 2))], ["0"])
+    assert nrc.collect(model, [(rows(5, 4, 4, 6), rows(5, 4, 4, 2))], ["0"])["0"].count == 80
+
+
 class Tagger(nn.Module):
     """A GRU with a prediction at every position."""
 
@@ -328,6 +335,21 @@ def test_wrapped_models_give_the_names_and_numbers_of_the_network_inside(wrap):
     assert list(nrc.collect(wrapped, [(x, y)], ["2"])) == ["2"]
     paths = [path for path, module in wrapped.named_modules() if isinstance(module, nn.Linear)]
     assert nrc.collect(wrapped, [(x, y)], paths).keys() == set(paths)
+
+
+def test_a_compiled_model_is_measured_uncompiled_and_stays_compiled():
+    runs: list[int] = []
+
+    def backend(graph, inputs):
+        return lambda *values: (runs.append(1), graph(*values))[1]
+
+    model, x = torch.compile(nn.Linear(5, 2), backend=backend), rows(8, 5)
+    model(x)
+    assert len(runs) == 1
+    assert nrc.collect(model, [(x, rows(8, 2))])[""].count == 8
+    assert len(runs) == 1
+    model(x)
+    assert len(runs) == 2
 
 
 def test_distributed_data_parallel_is_measured_without_talking_to_the_others(tmp_path):

@@ -1,6 +1,8 @@
 """TensorBoard curves beside metrics.csv: the same numbers, no part of what identifies a run."""
 
 import csv
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,3 +60,14 @@ def test_without_the_package_one_line_says_how_to_get_it(
     with pytest.raises(UserError, match=r"pip install 'nrc\[tensorboard\]'"):
         fit(SETTINGS, tmp_path, say=quiet, tensorboard=True)
     assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_the_command_takes_the_option(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard.py").write_text("raise ImportError('not here')")
+    script = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+    result = subprocess.run(
+        [sys.executable, str(script), "data=low_rank", "tensorboard=true", f"hydra.run.dir={tmp_path}/run"],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("error: tensorboard=true needs TensorBoard")
