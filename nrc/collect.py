@@ -32,7 +32,7 @@ def _uncompiled() -> AbstractContextManager[Any]:
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, and every module called as a module, so that hooks fire."""
     modes = {module: module.training for module in model.modules()}
-    # in evaluation mode the transformer layers of torch otherwise take a path that calls no submodule
+    # nn.TransformerEncoder otherwise packs padded batches, and its layers may call no submodule
     fused = torch.backends.mha.get_fastpath_enabled()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)

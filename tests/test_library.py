@@ -189,7 +189,7 @@ def encoder(**options: bool) -> nn.Module:
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_a_transformer_encoder_is_measured_inside_also_where_torch_would_take_its_fast_path(norm_first):
+def test_a_transformer_encoder_is_measured_inside(norm_first):
     model, x, y = encoder(norm_first=norm_first), rows(8, 5, 16), rows(8, 5, 2, seed=1)
     monitor = nrc.CollapseMonitor(model)
     table = monitor.measure([(x, y)])
@@ -209,6 +209,31 @@ def test_a_transformer_encoder_is_measured_inside_also_where_torch_would_take_it
         nrc.collect(model, [(x, y)], ["0.layers.0.self_attn.out_proj"])
     out = nrc.collect(model, [(x, y)], ["0.layers.0.self_attn:out"])["0.layers.0.self_attn:out"]
     assert (out.count, out.d) == (40, 16)
+
+
+def test_a_padded_batch_goes_through_a_transformer_encoder_unpacked():
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(16, 2, 24, dropout=0.0, batch_first=True)
+            self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(16, 2)
+
+        def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+            return self.head(self.encoder(x, src_key_padding_mask=padding))
+
+    torch.manual_seed(0)
+    model, x, y = Padded(), rows(4, 5, 16), rows(4, 5, 2, seed=1)
+    padding = (
+        torch.arange(5) >= torch.tensor([4, 2, 3, 1])[:, None]
+    )  # no row has all five: torch would cut them
+    seen: list[torch.Tensor] = []
+    for module in (model.encoder.layers[1].linear1, model.head):
+        module.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    model(x, padding)  # in training mode, with gradients: nothing is packed
+    moments = nrc.collect(model, [((x, padding), y, ~padding)], ["encoder.layers.1.linear1", "head"])
+    for features, found in zip(seen[:2], moments.values(), strict=True):
+        torch.testing.assert_close(found.mean_h.float(), features[~padding].mean(0), atol=1e-5, rtol=1e-4)
+        assert found.count == 10
 
 
 def test_cross_attention_is_named():
