@@ -4,7 +4,7 @@ DATASET ?= all
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: install reproduce-figures report check test test-slow clean
+.PHONY: install reproduce-figures report check docs test test-slow clean
 
 install: .venv/installed
 
@@ -25,6 +25,10 @@ report: .venv/installed
 # compare the runs with the committed expectations; non-zero exit on a regression
 check: .venv/installed
 	$(PY) scripts/check.py --protocol $(PROTOCOL) --dataset $(DATASET)
+
+# the docstrings as static pages: outputs/docs/index.html
+docs: .venv/installed
+	$(PY) scripts/docs.py
 
 test: .venv/installed
 	$(PY) -m ruff check .

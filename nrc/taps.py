@@ -1,79 +1,71 @@
-"""Which layers of a network are measured, and the hooks that read them."""
+"""The hooks that read the measured layers of a network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from nrc.errors import UserError
+from nrc.layers import CONVOLUTIONS, OUT
 from nrc.moments import Moments
 
-OUT = ":out"  # suffix of a layer name: measure the module's output instead of its input
+
+class Unmeasurable(Exception):
+    """Why a layer has no measurement; the text follows "layer 'name'"."""
 
 
-def measured_layers(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Module]:
-    """Label -> module of the layers to measure.
+def _input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not isinstance(module, nn.MultiheadAttention):
+        return next(iter((*args, *kwargs.values())), None)
+    given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+    if not given["query"] is given["key"] is given["value"]:
+        raise Unmeasurable("attends to another input than its own, so its in-projection has no one input")
+    return given["query"]
 
-    By default what the model's own `measured_layers()` says, else every Linear and Conv2d by its path in
-    `named_modules()`. `layers` picks labels or paths; the suffix ':out' stays in the label.
 
-    Raises:
-        UserError: a name that the model does not have, or nothing to measure.
-    """
-    own = getattr(model, "measured_layers", None)
-    paths = dict(model.named_modules(remove_duplicate=False))
-    named = dict(own()) if callable(own) else {}
-    if layers is None:
-        found = named or {p: m for p, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-        if not found:
-            raise UserError(
-                f"{type(model).__name__} has no Linear or Conv2d layer; name what to measure in layers=[...]"
+def _rows(module: nn.Module, x: Any, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """One row per target row: sequences flattened together with their targets, other maps averaged."""
+    if isinstance(x, tuple | list) and x:
+        x = x[0]  # what recurrent and attention layers put out first
+    if not isinstance(x, Tensor):
+        raise Unmeasurable(f"passes {type(x).__name__}, not a tensor; measure a layer inside it")
+    x = x.detach()
+    if isinstance(module, CONVOLUTIONS) or (x.ndim == 4 and not isinstance(module, nn.Linear | nn.LayerNorm)):
+        positions = x.movedim(1, -1)
+        fits = x.ndim > 2 and positions.shape[:-1] == y.shape[:-1]
+        x = positions if fits else x.mean(tuple(range(2, x.ndim))) if x.ndim > 2 else x
+    if x.shape[:-1] != y.shape[:-1] or x.ndim < 2:
+        remedy = "give one target row per feature row, (B, T, n) for (B, T, d)"
+        if x.ndim > 2 and y.ndim == 2:
+            remedy = (
+                "it has a feature row for every position, but there is one target row per sample: "
+                "measure after the pooling, or give targets (B, T, n)"
             )
-        return found
-    if isinstance(layers, str):
-        layers = [layers]
-    known, chosen = {**paths, **named}, {}
-    for label in layers:
-        path = label.removesuffix(OUT)
-        if path not in known:
-            names = ", ".join(
-                list(named) or [p for p, m in paths.items() if isinstance(m, nn.Linear | nn.Conv2d)]
-            )
-            raise UserError(f"layer '{label}' is not in {type(model).__name__}; choose from: {names}")
-        chosen[label] = known[path]
-    return chosen
-
-
-def _is_conv(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-
-
-def _flat(label: str, module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """One row per sample: maps averaged over positions, sequences flattened together with their targets."""
-    is_map = _is_conv(module) or (x.ndim == 4 and not isinstance(module, nn.Linear))
-    if is_map and x.ndim > 2:
-        x = x.flatten(2).mean(2)
-    if x.ndim > 2 and y.shape[:-1] == x.shape[:-1]:
-        return x.flatten(0, -2), y.flatten(0, -2)
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-        raise UserError(
-            f"layer '{label}' sees {tuple(x.shape)} but the targets are {tuple(y.shape)}; "
-            "give one target row per feature row, (B, T, n) for (B, T, d), or measure after the pooling"
-        )
+        raise Unmeasurable(f"sees {tuple(x.shape)} but the targets are {tuple(y.shape)}; {remedy}")
+    x, y = x.flatten(0, -2), y.flatten(0, -2)
+    if mask is not None:
+        kept = mask.flatten().to(x.device)
+        x, y = x[kept], y[kept.to(y.device)]
     return x, y
 
 
 class Taps:
     """Hooks on the measured layers that add every forward pass to their moments, until `close`.
 
-    Set `targets` (B, n) before each forward pass, and call `end_batch` after it.
+    Set `targets` (B, n), and `mask` if some rows do not count, before each forward pass; call `end_batch`
+    after it. A layer that cannot be measured goes to `skipped` with the reason, or raises if `strict`.
     """
 
-    def __init__(self, layers: dict[str, nn.Module], keep_bytes: int = 0) -> None:
+    def __init__(self, layers: dict[str, nn.Module], keep_bytes: int = 0, *, strict: bool = True) -> None:
         self.moments: dict[str, Moments] = {}
+        self.skipped: dict[str, str] = {}
         self.targets: Tensor | None = None
+        self.mask: Tensor | None = None
+        self.ran: set[str] = set()
+        self.batches = 0
+        self._strict = strict
         self._seen: set[str] = set()
         self._budget = keep_bytes
         self._kept: list[Tensor] = []
@@ -86,24 +78,24 @@ class Taps:
 
     def _hook(self, label: str, output: bool) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-            if self.targets is None:
+            if self.targets is None or label in self.skipped:
                 return
-            x = out if output else next(iter((*args, *kwargs.values())), None)
-            if not isinstance(x, Tensor):
-                raise UserError(
-                    f"layer '{label}' passes {type(x).__name__}, not a tensor; measure a layer inside it"
-                )
-            self._add(label, *_flat(label, module, x.detach(), self.targets))
+            try:
+                x = out if output else _input(module, args, kwargs)
+                self._add(label, *_rows(module, x, self.targets, self.mask))
+            except Unmeasurable as reason:
+                if self._strict:
+                    raise UserError(f"layer '{label}' {reason}; or leave it out of layers=[...]") from None
+                self._skip(label, str(reason))
 
         return hook
 
     def _add(self, label: str, x: Tensor, y: Tensor) -> None:
         if label in self._seen:
-            raise UserError(
-                f"layer '{label}' ran twice in one forward pass (a shared module), so it has no one input; "
-                "leave it out with layers=[...]"
-            )
+            raise Unmeasurable("ran twice in one forward pass (a shared module), so it has no one input")
         self._seen.add(label)
+        if not len(x):
+            return  # the mask leaves nothing of this batch
         self.moments.setdefault(label, Moments()).update(x, y)
         if self._first_batch:
             self._last, self._kept = label, []
@@ -113,10 +105,18 @@ class Taps:
             else:
                 self._kept.append(x.clone())
 
+    def _skip(self, label: str, reason: str) -> None:
+        self.skipped[label] = reason
+        self.moments.pop(label, None)
+        if label == self._last:
+            self._last, self._kept = "", []
+
     def end_batch(self) -> None:
-        if self._seen:
+        if self.moments:
             self._first_batch = False
-        self._seen, self.targets = set(), None
+        self.batches += 1
+        self.ran |= self._seen
+        self._seen, self.targets, self.mask = set(), None, None
 
     def finish(self, keep_bytes: int) -> dict[str, Moments]:
         """The moments in forward order; the last layer's centred directions from its kept features."""

@@ -33,6 +33,7 @@ KNOWN = {
     "device",
     "threads",
     "debug",
+    "tensorboard",
 }
 
 # 1e-3 and 0.001 are one weight decay, so they must be one directory

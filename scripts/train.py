@@ -35,7 +35,13 @@ def train(cfg: DictConfig) -> None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     with Progress("/".join(directory.parts[-3:])) as progress:
         outcome = fit(
-            settings, directory, device=cfg.device, threads=cfg.threads, say=progress.say, progress=progress
+            settings,
+            directory,
+            device=cfg.device,
+            threads=cfg.threads,
+            say=progress.say,
+            progress=progress,
+            tensorboard=bool(cfg.tensorboard),
         )
     if outcome == "diverged":
         raise UserError(f"{directory} diverged; use a smaller optim.lr")

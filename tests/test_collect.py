@@ -108,9 +108,6 @@ def test_convolutions_are_averaged_over_positions():
     torch.testing.assert_close(moments["2"].mean_h.float(), pooled.mean(0))
     table = measure_layers(model, moments)
     assert table["2"]["feature_weight_alignment_k"] == 2 and table["4"]["r2"] < 1
-    grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(144, 2))
-    with pytest.raises(UserError, match="grouped convolution"):
-        nrc.CollapseMonitor(grouped).measure([(torch.randn(5, 4, 8, 8), torch.randn(5, 2))])
 
 
 def test_sequences_need_a_target_for_every_position():
@@ -123,20 +120,6 @@ def test_sequences_need_a_target_for_every_position():
         nrc.collect(model, [(x, y[:, 0])])
 
 
-def test_a_shared_module_is_refused_by_name():
-    class Shared(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.twice, self.head = nn.Linear(5, 5), nn.Linear(5, 2)
-
-        def forward(self, x):
-            return self.head(self.twice(self.twice(x)))
-
-    with pytest.raises(UserError, match="'twice' ran twice"):
-        nrc.collect(Shared(), batches())
-    assert list(nrc.collect(Shared(), batches(), ["head"])) == ["head"]
-
-
 def test_layers_that_do_not_run():
     class Idle(nn.Module):
         def __init__(self):
@@ -146,7 +129,8 @@ def test_layers_that_do_not_run():
         def forward(self, x):
             return self.used(x)
 
-    assert list(nrc.collect(Idle(), batches())) == ["used"]
+    with pytest.warns(UserWarning, match="'idle' did not run"):
+        assert list(nrc.collect(Idle(), batches())) == ["used"]
     with pytest.raises(UserError, match="'idle' did not run"):
         nrc.collect(Idle(), batches(), ["used", "idle"])
 
@@ -165,7 +149,7 @@ def test_bad_batches_are_named(data, words):
 
 
 def test_nothing_to_measure_and_diverged_models():
-    with pytest.raises(UserError, match="no Linear or Conv2d"):
+    with pytest.raises(UserError, match="no Linear, convolution or attention"):
         nrc.collect(nn.ReLU(), batches())
     model = mlp()
     with torch.no_grad():

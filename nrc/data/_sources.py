@@ -9,8 +9,9 @@ from nrc.data._hub import PINNED, cached, commit_of, download
 from nrc.data._rollouts import minari_complete, read_d4rl, read_minari, read_parquet
 from nrc.data.base import Array
 from nrc.errors import UserError
+from nrc.places import ROOT
 
-EMBEDDED = Path(__file__).resolve().parents[2] / "data" / "minari"
+EMBEDDED = ROOT / "data" / "minari"
 JAT_REPO, MINARI_OWNER = "jat-project/jat-dataset", "farama-minari"
 
 

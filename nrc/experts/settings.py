@@ -7,8 +7,9 @@ from pathlib import Path
 
 from nrc.errors import UserError
 from nrc.experts.ars import Search
+from nrc.places import ROOT
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+DATA = ROOT / "data"
 
 
 @dataclass(frozen=True)

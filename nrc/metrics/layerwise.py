@@ -65,7 +65,7 @@ def stable_rank_weights(layer: Layer) -> float:
 
 def feature_weight_alignment_k(layer: Layer) -> float:
     """Number of directions compared: k = min(r, numerical rank of Hc, numerical rank of W); beyond are
-    arbitrary."""
+    arbitrary. 0..r."""
     layer.require_alive()
     return float(min(layer.directions, layer.feature_rank, layer.require_weight().rank))
 
@@ -82,7 +82,8 @@ def feature_weight_alignment(layer: Layer) -> float:
 
 
 def feature_weight_alignment_null(layer: Layer) -> float:
-    """The same for a random k-dimensional subspace of R^d: what unrelated weights and features score."""
+    """The same for a random k-dimensional subspace of R^d: what unrelated weights and features score.
+    [0, 1]."""
     return random_subspace_cosine(layer.moments.d, int(feature_weight_alignment_k(layer)))
 
 
@@ -130,6 +131,7 @@ def feature_target_alignment_null(layer: Layer) -> float:
 
     Over uniform permutations P of the rows, Hc'P Yc has mean 0 and covariance N^2/(N - 1) Sigma_H (x) Sigma_Y
     exactly; the alignment is averaged over 20 Gaussian matrices of that covariance, with a fixed seed.
+    [0, 1].
     """
     layer.require_alive()
     r = layer.directions
@@ -153,7 +155,7 @@ def cka(layer: Layer) -> float:
 
 def cka_first_columns(layer: Layer) -> float:
     """CKA of the first t columns of H alone, as the released code has it: not rotation invariant, never 1 in
-    general."""
+    general. [0, 1]."""
     t = layer.moments.n
     return _cka(layer, layer.moments.sigma_h[:t, :t], layer.moments.sigma_hy[:t])
 
@@ -170,7 +172,7 @@ def _cka(layer: Layer, sigma_h: Tensor, sigma_hy: Tensor) -> float:
 
 def cka_null(layer: Layer) -> float:
     """CKA expected over random pairings, exactly: tr(Sigma_H) tr(Sigma_Y) / ((N - 1) |Sigma_H|_F
-    |Sigma_Y|_F)."""
+    |Sigma_Y|_F). [1/(N - 1), sqrt(d t)/(N - 1)]."""
     layer.require_alive()
     if layer.target_rank == 0:
         raise Undefined("targets are constant: CKA divides by their variance")
@@ -203,7 +205,7 @@ def linear_mse(layer: Layer) -> float:
 
 def linear_mse_uncentred(layer: Layer) -> float:
     """The same as the released code has it: no intercept, features uncentred, singular values below 1e-3 of
-    the largest cut off. Wrong by orders of magnitude in collapsed layers; for comparison only.
+    the largest cut off. Wrong by orders of magnitude in collapsed layers; for comparison only. [0, inf), unit of y^2.
     """
     m = (layer.reference or layer).moments
     second = m.sigma_h + torch.outer(m.mean_h, m.mean_h)
@@ -241,7 +243,7 @@ def feature_rms(layer: Layer) -> float:
 
 
 def signal_share(layer: Layer) -> float:
-    """tr(W Sigma_H W')/tr(Sigma_Y), the variance of the prediction in that of the targets. Below 1e-8:
-    vanished."""
+    """tr(W Sigma_H W')/tr(Sigma_Y), the variance of the prediction in that of the targets. [0, inf);
+    below 1e-8: vanished."""
     layer.require_prediction()
     return layer.signal_share

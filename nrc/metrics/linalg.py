@@ -61,7 +61,8 @@ def weight_spectrum(weight: Any) -> WeightSpectrum:
     """Singular values and right singular vectors of a weight; give it instead of the weight to reuse them.
 
     Computed from the smaller Gram matrix: exact enough, because singular values below max(out, d) * eps of
-    the largest (eps of the weight's own type, and never below 1e-7) count as zero anyway.
+    the largest (eps of the weight's own type, and never below 1e-7; for 16-bit types eps alone) count as zero
+    anyway.
 
     Example:
         >>> w = weight_spectrum(torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]]))
@@ -72,7 +73,9 @@ def weight_spectrum(weight: Any) -> WeightSpectrum:
     wide = matrix.shape[0] < matrix.shape[1]
     gram = spectrum(matrix @ matrix.T if wide else matrix.T @ matrix)
     values = gram.values.sqrt()
-    rank = numerical_rank(values, max(max(matrix.shape) * eps, 1e-7) * float(values[0]))
+    # rounding to 16 bits moves singular values by about eps of the largest, whatever the size
+    rounding = max(matrix.shape) * min(eps, torch.finfo(torch.float32).eps)
+    rank = numerical_rank(values, max(rounding, eps, 1e-7) * float(values[0]))
     vectors = gram.vectors
     if wide:
         # Orthonormal again after the division by singular values of very different size.

@@ -18,6 +18,7 @@ from nrc.training.loop import Diverged, batch_order, train_steps
 from nrc.training.measuring import Measurer, Row
 from nrc.training.settings import RunSettings
 from nrc.training.steppers import Stepper, make_stepper
+from nrc.training.tensorboard import mirrored
 
 
 def choose_device(device: str) -> str:
@@ -60,6 +61,7 @@ def fit(
     say: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, total: None,
     checkpoint_seconds: float = 60.0,
+    tensorboard: bool = False,
 ) -> str:
     """Run to the end, continuing whatever `directory` already holds.
 
@@ -71,6 +73,7 @@ def fit(
         say: receives plain lines.
         progress: receives (steps done, steps in all) now and then.
         checkpoint_seconds: at most this much work is lost to a crash.
+        tensorboard: also write the metrics as TensorBoard curves.
 
     Returns:
         "skipped", "finished", "diverged" or "interrupted".
@@ -95,6 +98,7 @@ def fit(
     stepper = make_stepper(model, settings.optim)
     schedule = clock.measured_steps(settings.measure)
     step, spent = _restore(run, model, stepper, measurer)
+    append = mirrored(run.append, directory, measurer.last_step) if tensorboard else run.append
     facts = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
     run.start(settings.as_dict(), environment(device), facts)
     say(data.describe())
@@ -128,7 +132,7 @@ def fit(
         try:
             while True:
                 if step in schedule and step > measurer.last_step:
-                    run.append(_measured(measurer, step))
+                    append(_measured(measurer, step))
                 if time.monotonic() - saved > checkpoint_seconds:
                     save()
                     saved = time.monotonic()

@@ -1,0 +1,136 @@
+"""Which layers of a network are measured, by name, and the weights that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nrc.errors import UserError
+
+OUT = ":out"  # suffix of a layer name: measure the module's output instead of its input
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside DataParallel, DistributedDataParallel and torch.compile."""
+    while True:
+        if isinstance(model, WRAPPERS):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
+            model = inner
+        else:
+            return model
+
+
+def _paths(model: nn.Module) -> dict[str, nn.Module]:
+    """Path -> module as `named_modules()`: a shared module under each of its names, wrappers left out."""
+    found: dict[str, nn.Module] = {}
+
+    def walk(path: str, module: nn.Module) -> None:
+        found[path] = module = unwrapped(module)
+        for name, child in module._modules.items():
+            if child is not None:
+                walk(f"{path}.{name}" if path else name, child)
+
+    walk("", model)
+    return found
+
+
+def default_layers(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """What is measured unless told otherwise, and why other layers with weights are not.
+
+    The model's own `measured_layers()` if it has them; else every Linear, convolution and nn.MultiheadAttention
+    (at its fused in-projection) by its path.
+
+    Returns:
+        label -> module, and label -> reason.
+    """
+    own = getattr(unwrapped(model), "measured_layers", None)
+    if callable(own):
+        return dict(own()), {}
+    found: dict[str, nn.Module] = {}
+    skipped: dict[str, str] = {}
+    inside: set[int] = set()  # modules already named, or part of one that is
+    for path, module in _paths(model).items():
+        if id(module) in inside:
+            continue
+        inside.add(id(module))
+        fused = isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
+        if fused or isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+            found[path] = module
+            inside.update(id(part) for part in module.modules())
+        elif not module._modules and any(p.ndim > 1 for p in module.parameters(recurse=False)):
+            skipped[path] = (
+                f"is a {type(module).__name__}, whose weights do not read one feature vector; "
+                f"measure what it puts out: layers=['{path}{OUT}']"
+            )
+        if isinstance(module, nn.MultiheadAttention):
+            inside.update(id(part) for part in module.modules())
+            skipped[f"{path}.out_proj"] = (
+                f"is used by nn.MultiheadAttention as a function, so its input is not seen; "
+                f"measure what it puts out: layers=['{path}{OUT}']"
+            )
+    return found, skipped
+
+
+def measured_layers(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Module]:
+    """Label -> module of the layers to measure: `default_layers`, or those named in `layers`.
+
+    `layers` picks labels or paths as in `named_modules()`; the suffix ':out' stays in the label.
+
+    Raises:
+        UserError: a name that the model does not have, or nothing to measure.
+    """
+    named, skipped = default_layers(model)
+    if layers is None:
+        if not named:
+            why = [f": '{label}' {reason}" for label, reason in skipped.items()]
+            raise UserError(
+                f"{type(model).__name__} has no Linear, convolution or attention layer"
+                + (why[0] if why else "; name what to measure in layers=[...]")
+            )
+        return named
+    known = {**dict(model.named_modules(remove_duplicate=False)), **_paths(model), **named}
+    chosen = {}
+    for label in [layers] if isinstance(layers, str) else layers:
+        path = label.removesuffix(OUT)
+        if path not in known:
+            raise UserError(
+                f"layer '{label}' is not in {type(model).__name__}; choose from: {', '.join(named)}"
+            )
+        chosen[label] = unwrapped(known[path])
+    return chosen
+
+
+def reading_weight(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias of a layer that maps its input linearly (no bias: zeros), else None twice.
+
+    A grouped convolution's weight is written out with the zeros between its groups.
+
+    Example:
+        >>> reading_weight(nn.Conv2d(4, 6, 3, groups=2))[0].shape
+        torch.Size([6, 4, 3, 3])
+    """
+    weight: Tensor
+    bias: Tensor | None
+    if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+        weight, bias = module.in_proj_weight, module.in_proj_bias
+    elif isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+        weight, bias = module.weight, module.bias
+    else:
+        return None, None
+    weight = weight.detach()
+    if isinstance(module, CONVOLUTIONS) and module.groups > 1:
+        dense = weight.new_zeros(len(weight), module.in_channels, *weight.shape[2:])
+        for rows, part, columns in zip(
+            dense.chunk(module.groups),
+            weight.chunk(module.groups),
+            torch.arange(module.in_channels).chunk(module.groups),
+            strict=True,
+        ):
+            rows[:, columns] = part
+        weight = dense
+    return weight, torch.zeros(len(weight)) if bias is None else bias.detach()

@@ -1,0 +1,127 @@
+"""What `pip install` gives: a wheel that carries the configuration and the data, and commands that run."""
+
+import importlib
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import nrc
+from nrc.places import ROOT
+
+REPO = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())
+
+
+def test_the_source_tree_is_its_own_root() -> None:
+    assert ROOT == REPO and (ROOT / "conf" / "train.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", PROJECT["project"]["scripts"])
+def test_every_command_runs_an_existing_script(name: str) -> None:
+    module, function = PROJECT["project"]["scripts"][name].split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    assert (REPO / "scripts" / f"{name.removeprefix('nrc-').replace('-', '_')}.py").is_file()
+
+
+def test_a_command_is_the_script(tmp_path: Path) -> None:
+    code = "import sys; from nrc.commands import train; sys.argv = ['nrc-train', 'optim.lr=-1']; train()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+    )  # fmt: skip
+    assert result.returncode == 2 and result.stderr.startswith("error: optim.lr is -1"), result.stderr
+
+
+def test_without_the_embedded_data_one_line_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nrc.data import Mujoco, _sources
+
+    monkeypatch.setattr(_sources, "EMBEDDED", tmp_path / "data" / "minari")
+    with pytest.raises(nrc.errors.UserError, match=r"no expert set .* set data.root"):
+        Mujoco("reacher").load()
+
+
+def test_the_package_is_typed_and_has_one_version() -> None:
+    assert (REPO / "nrc" / "py.typed").is_file()
+    assert nrc.__version__ == PROJECT["project"]["version"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy: setuptools writes into the tree it builds from."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPO, capture_output=True, check=True).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        if (REPO / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((REPO / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, str(source), "--wheel-dir", str(built)], check=True)
+    return next(built.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", str(target), str(wheel)], check=True)
+    return target
+
+
+def run(installed: Path, cwd: Path, *command: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_configuration_data_and_types(wheel: Path) -> None:
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    for folder, patterns in {"conf": ["*.yaml"], "data": ["*"], "scripts": ["*.py"]}.items():
+        for pattern in patterns:
+            for file in (REPO / folder).rglob(pattern):
+                if file.is_file() and "__pycache__" not in file.parts:
+                    assert f"nrc/_project/{file.relative_to(REPO).as_posix()}" in inside
+    for file in (REPO / "nrc").rglob("*"):
+        if file.is_file() and "__pycache__" not in file.parts:
+            assert file.relative_to(REPO).as_posix() in inside
+    top = {name.split("/")[0] for name in inside}
+    assert top == {"nrc", f"nrc-{nrc.__version__}.dist-info"}
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_runs_away_from_the_repository(installed: Path, tmp_path: Path) -> None:
+    where = run(installed, tmp_path, "-c", "import nrc; print(nrc.__file__)")
+    assert Path(where.strip()).is_relative_to(installed)
+    example = (REPO / "examples" / "your_own_model.py").read_text()
+    (tmp_path / "your_own_model.py").write_text(example)
+    assert "NRC1" in run(installed, tmp_path, "your_own_model.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "directory"),
+    [
+        (["data=low_rank", "optim.batch_size=800"], "train-quick/low_rank/wd=0/seed=0"),
+        (["data=reacher", "optim.weight_decay=0", "optim.batch_size=100"], "train-quick/reacher/wd=0/seed=0"),
+        (["-m", "data=low_rank", "optim.batch_size=800", "optim.weight_decay=0,1e-3"],
+         "train-quick/low_rank/wd=0.001/seed=0"),
+    ],
+)  # fmt: skip
+def test_the_installed_command_trains_for_ten_steps(
+    installed: Path, tmp_path: Path, overrides: list[str], directory: str
+) -> None:
+    if "optim.weight_decay=0" not in str(overrides):
+        overrides = [*overrides, "optim.weight_decay=0"]
+    run(installed, tmp_path, str(installed / "bin" / "nrc-train"), *overrides, "protocol.epochs=1")
+    metrics = (tmp_path / "outputs" / directory / "metrics.csv").read_text().splitlines()
+    assert metrics[-1].split(",")[1] == "10"
