@@ -3,5 +3,5 @@
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-CARRIED = PACKAGE / "_project"  # setup.py puts it into the wheel, laid out like the repository
+CARRIED = PACKAGE / "_project"  # pyproject.toml puts it into the wheel, laid out like the repository
 ROOT = CARRIED if CARRIED.is_dir() else PACKAGE.parent

@@ -47,6 +47,12 @@ def test_without_the_embedded_data_one_line_says_what_to_do(
         Mujoco("reacher").load()
 
 
+def test_every_package_is_in_the_wheel() -> None:
+    found = {".".join(file.parent.relative_to(REPO).parts) for file in REPO.glob("nrc/**/__init__.py")}
+    listed = PROJECT["tool"]["setuptools"]["packages"]
+    assert {name for name in listed if "_project" not in name} == found
+
+
 def test_the_package_is_typed_and_has_one_version() -> None:
     assert (REPO / "nrc" / "py.typed").is_file()
     assert nrc.__version__ == PROJECT["project"]["version"]
