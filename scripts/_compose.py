@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nrc.errors import UserError
 from nrc.training import Clock, Measure, Optim, Protocol, RunSettings
 from nrc.training.pool import Member
-from nrc.training.stopping import Interrupted, stop_signals
+from nrc.training.stopping import Interrupted, asked_to_stop, stop_signals
 
 MULTIRUN = "hydra.mode=MULTIRUN"
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
@@ -185,4 +186,11 @@ def run_main(main: Callable[[], Any]) -> None:
         one_line_errors(debug=any(a.lower() == "debug=true" for a in sys.argv)),
         stop_signals(workers=True) if sweep else nullcontext(),
     ):
-        main()
+        try:
+            main()
+        except BrokenExecutor:
+            if asked_to_stop():
+                raise Interrupted("the sweep was stopped; the same command continues it") from None
+            raise UserError(
+                "a worker process was killed (out of memory?); the same command continues the sweep"
+            ) from None

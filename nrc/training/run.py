@@ -1,8 +1,8 @@
 """One run from settings to a finished run directory: load, train, measure, checkpoint, resume."""
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,6 @@ def fit(
         return "interrupted"
     device = choose_device(device)
     torch.set_num_threads(threads)
-    # weights that the loss does not hold decay into denormal numbers, which CPUs handle ten times slower
-    torch.set_flush_denormal(True)
     # reproduction runs are fp32: TF32 would round the products to 10 bits
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     data = settings.data.load()
@@ -97,7 +95,7 @@ def fit(
     stepper = make_stepper(model, settings.optim)
     schedule = clock.measured_steps(settings.measure)
     run = RunDirectory.open(directory, _identity(settings, data))
-    with nullcontext() if run.finished else run.lock(say):
+    with _no_denormals(), nullcontext() if run.finished else run.lock(say):
         outcome = _outcome(run)
         if outcome is not None:
             say(f"{directory}: {'already finished, skipped' if outcome == 'skipped' else run.info['reason']}")
@@ -173,6 +171,16 @@ def fit(
             run.end("finished", measurer.state_of_collapse(), **result)
             say(f"{directory}: finished in {seconds:.0f} s; {run.info['reason']}")
             return "finished"
+
+
+@contextmanager
+def _no_denormals() -> Iterator[None]:
+    """Weights that the loss does not hold decay into denormal numbers, which CPUs handle ten times slower."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)  # it would change the arithmetic of the caller
 
 
 def _identity(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
