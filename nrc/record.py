@@ -1,13 +1,17 @@
-"""The run directory: metrics as long rows, an atomic checkpoint, and a record of how it ended.
+"""The run directory: metrics as long rows, checkpoints, and a record of how the run ended.
 
     config.yaml      the settings
     metrics.csv      epoch, step, tau, split, layer, metric, value
     run.json         identity, versions, data sha256, device, wall time, status and why
     checkpoint.pt    weights, optimiser state and step; enough to continue
+    checkpoint.previous.pt    the one before, until the run is finished
     snapshots.npz    feature layer at the start and the end (for the 3-D picture and the theory)
+    .lock            held by the process that writes here; readers need no lock
 
 A run is identified by what determines its numbers. Opening the same directory again finds the run
-finished (skipped), half done (resumed) or different (refused).
+finished (skipped), half done (resumed) or different (refused). A directory holds no path of its own, so it
+may be moved and copied. `run.json` says running (or, if no process holds the lock, killed while running),
+finished, diverged, interrupted (by a signal) or failed; it does not exist before the first step.
 """
 
 import contextlib
@@ -15,7 +19,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +28,12 @@ import pandas as pd
 import torch
 import yaml
 
+from nrc import checkpoint
 from nrc.errors import UserError
+from nrc.files import atomic, lock, size, writing
 
 COLUMNS = ["epoch", "step", "tau", "split", "layer", "metric", "value"]
 FINAL = ("finished", "diverged")
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; move it into place only when the block succeeds."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield tmp
-        with open(tmp, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -52,16 +45,16 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def environment(device: str) -> dict[str, Any]:
     """Versions, commit and machine facts stored with every run."""
     here = Path(__file__).resolve().parent
-    git = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-    )
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git on this machine
+        commit = ""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": commit or None,
         "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
     }
@@ -92,14 +85,13 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot create the run directory {path}: {error.strerror or error}") from None
-        info_file = path / "run.json"
-        if not info_file.exists():
+        if not (path / "run.json").exists():
             return cls(path, {"status": "new", "identity": identity})
-        info = json.loads(info_file.read_text())
-        differences = _differences(info["identity"], identity)
-        if differences:
+        info = read_info(path)
+        found = checkpoint.differences(info["identity"], identity)
+        if found:
             raise UserError(
-                f"{path} holds another run ({'; '.join(differences[:3])}); "
+                f"{path} holds another run ({'; '.join(found[:3])}); "
                 "choose another place with name=... or hydra.run.dir=..., or delete that directory"
             )
         return cls(path, info)
@@ -107,6 +99,21 @@ class RunDirectory:
     @property
     def finished(self) -> bool:
         return self.info["status"] in FINAL
+
+    @contextlib.contextmanager
+    def lock(self, say: Callable[[str], None] = print) -> Iterator[None]:
+        """Within the block this process alone writes here; see `nrc.files.lock` for network file systems.
+
+        Raises:
+            UserError: another process writes here.
+        """
+        with lock(self.path / ".lock", say):
+            self.info = self.open(
+                self.path, self.info["identity"]
+            ).info  # the holder before may have ended it
+            for stale in self.path.glob(".*.tmp"):
+                stale.unlink(missing_ok=True)
+            yield
 
     def start(self, config: dict[str, Any], environment: dict[str, Any], data: dict[str, Any]) -> None:
         """Record what is about to run."""
@@ -116,71 +123,77 @@ class RunDirectory:
         write_json(self.path / "run.json", self.info)
 
     def end(self, status: str, reason: str, **facts: Any) -> None:
-        """Record how the run ended: finished, diverged or interrupted, and why."""
+        """Record how the run ended: finished, diverged, interrupted or failed, and why."""
         self.info |= {"status": status, "reason": reason, **facts}
         write_json(self.path / "run.json", self.info)
+        if status == "finished":
+            (self.path / checkpoint.PREVIOUS).unlink(missing_ok=True)
 
-    def truncate(self, step: int) -> None:
-        """Drop metric rows later than `step`: they will be written again after a resume."""
-        file = self.path / "metrics.csv"
-        if step < 0 or not file.exists():
-            file.unlink(missing_ok=True)
-            return
-        kept = []
-        for line in file.read_text().splitlines(keepends=True)[1:]:
-            fields = line.split(",")
-            # a last line cut short by a crash has too few fields or no line end
-            if len(fields) == len(COLUMNS) and line.endswith("\n") and int(fields[1]) <= step:
-                kept.append(line)
-        with atomic(file) as tmp:
-            tmp.write_text(",".join(COLUMNS) + "\n" + "".join(kept))
+    @contextlib.contextmanager
+    def failing(self) -> Iterator[None]:
+        """Record an error in the block as the end of the run, if the disk still allows, and pass it on."""
+        try:
+            yield
+        except Exception as error:
+            with contextlib.suppress(UserError):
+                self.end("failed", " ".join(str(error).split()) or type(error).__name__)
+            raise
 
     def append(self, rows: Iterable[tuple[float, int, float, str, str, str, float]]) -> None:
-        """Append metric rows (in the order of COLUMNS); values keep all their digits."""
+        """Append metric rows (in the order of COLUMNS), all or none; values keep all their digits.
+
+        Raises:
+            UserError: the disk is full or may not be written.
+        """
         file = self.path / "metrics.csv"
-        text = "" if file.exists() else ",".join(COLUMNS) + "\n"
+        before = size(file)
+        text = "" if before else ",".join(COLUMNS) + "\n"
         for epoch, step, tau, split, layer, metric, value in rows:
             text += f"{epoch!r},{step},{tau!r},{split},{layer},{metric},{value!r}\n"
-        with open(file, "a") as handle:
-            handle.write(text)
+        with writing(file):
+            try:
+                with open(file, "a") as handle:
+                    handle.write(text)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(file, before)
+                raise
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        with atomic(self.path / "checkpoint.pt") as tmp:
-            torch.save(state, tmp)
+        checkpoint.save(self.path, self.info["identity"], state)
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint, or None when there is none."""
-        file = self.path / "checkpoint.pt"
-        if not file.exists():
-            return None
-        return torch.load(file, map_location="cpu", weights_only=True)
+    def load_checkpoint(self, say: Callable[[str], None] = print) -> dict[str, Any] | None:
+        return checkpoint.load(self.path, self.info["identity"], say)
 
     def save_snapshots(self, arrays: dict[str, np.ndarray]) -> None:
         with atomic(self.path / "snapshots.npz") as tmp, open(tmp, "wb") as handle:
             np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key in sorted(set(old) | set(new)):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key} is {a} there and {b} here")
-    return found
+def read_info(path: Path) -> dict[str, Any]:
+    """The record of a run.
+
+    Raises:
+        UserError: `run.json` is missing or damaged.
+    """
+    file = Path(path) / "run.json"
+    try:
+        info = json.loads(file.read_text())
+        info["identity"], info["status"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}: {error}); delete it and run the same command again: "
+            "the run continues from its checkpoint"
+        ) from None
+    return info
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """The record and the metric rows of one finished run."""
-    info = json.loads((Path(path) / "run.json").read_text())
-    return info, pd.read_csv(Path(path) / "metrics.csv")
+    return read_info(path), pd.read_csv(Path(path) / "metrics.csv")
 
 
 def find_runs(root: Path) -> list[Path]:
     """Directories below `root` that hold a finished run, in a stable order."""
-    runs = []
-    for file in sorted(Path(root).glob("**/run.json")):
-        if json.loads(file.read_text())["status"] == "finished":
-            runs.append(file.parent)
-    return runs
+    files = sorted(Path(root).glob("**/run.json"))
+    return [file.parent for file in files if read_info(file.parent)["status"] == "finished"]

@@ -4,7 +4,8 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nrc.errors import UserError
 from nrc.training import Clock, Measure, Optim, Protocol, RunSettings
 from nrc.training.pool import Member
+from nrc.training.stopping import Interrupted, asked_to_stop, stop_signals
 
 MULTIRUN = "hydra.mode=MULTIRUN"
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
@@ -163,9 +165,12 @@ def sweep_members(
 
 @contextmanager
 def one_line_errors(debug: bool = False) -> Iterator[None]:
-    """Within the block a user's mistake ends the program in one line and exit status 2."""
+    """Within the block a user's mistake ends the program in one line and exit status 2, a signal in 130."""
     try:
         yield
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"stopped: {error}" if str(error) else "stopped; the same command continues", file=sys.stderr)
+        sys.exit(130)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if debug:
             raise
@@ -177,5 +182,16 @@ def run_main(main: Callable[[], Any]) -> None:
     """Call a Hydra entry point with readable errors."""
     # with this set, Hydra hands its exceptions to us instead of printing several lines itself
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with one_line_errors(debug=any(a.lower() == "debug=true" for a in sys.argv)):
-        main()
+    sweep = any(a in ("-m", "--multirun", MULTIRUN) for a in sys.argv)
+    with (
+        one_line_errors(debug=any(a.lower() == "debug=true" for a in sys.argv)),
+        stop_signals(workers=True) if sweep else nullcontext(),
+    ):
+        try:
+            main()
+        except BrokenExecutor:
+            if asked_to_stop():
+                raise Interrupted("the sweep was stopped; the same command continues it") from None
+            raise UserError(
+                "a worker process was killed (out of memory?); the same command continues the sweep"
+            ) from None

@@ -14,6 +14,7 @@ import _compose
 
 from nrc.errors import UserError
 from nrc.training.pool import run_all
+from nrc.training.stopping import Interrupted
 
 MUJOCO = ("reacher", "swimmer", "hopper")
 # experiment file, data set it is run on
@@ -59,6 +60,9 @@ def main() -> None:
         for member in _compose.sweep_members(experiment, data, args.protocol, args.outputs, extra)
     }
     outcomes = run_all(list(members.values()), workers=args.workers, device=args.device)
+    stopped = sum(o == "interrupted" for o in outcomes.values())
+    if stopped:
+        raise Interrupted(f"{stopped} of {len(outcomes)} runs are not done; the same command continues them")
     failed = [f"{d}: {o}" for d, o in outcomes.items() if o not in ("finished", "skipped")]
     new = sum(o == "finished" for o in outcomes.values())
     print(

@@ -4,6 +4,8 @@ python scripts/train.py data=reacher optim.weight_decay=1e-3
 python scripts/train.py -m optim.weight_decay=0,1e-5,1e-4,1e-3 seed=0,1,2
 """
 
+import multiprocessing
+import os
 import sys
 from pathlib import Path
 
@@ -15,11 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from nrc.errors import UserError
+from nrc.training.stopping import Interrupted, become_worker
 
 
 @hydra.main(version_base="1.3", config_path=_compose.CONF, config_name="train")
 def main(cfg: DictConfig) -> None:
     if HydraConfig.get().mode.name == "MULTIRUN":  # the sweep goes on; Hydra reports the member at the end
+        if multiprocessing.current_process().name != "MainProcess":
+            become_worker(os.getppid())
         train(cfg)
         return
     with _compose.one_line_errors(bool(cfg.debug)):
@@ -46,7 +51,7 @@ def train(cfg: DictConfig) -> None:
     if outcome == "diverged":
         raise UserError(f"{directory} diverged; use a smaller optim.lr")
     if outcome == "interrupted":
-        sys.exit(130)
+        raise Interrupted(f"{directory} was stopped by a signal; the same command continues it")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a run writes down about its network: metric rows at each measured step, snapshots at both ends."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -176,6 +176,7 @@ class Measurer:
             "last_step": self.last_step,
             "undefined": self.undefined,
             "first_nrc1": self.first_nrc1,
+            "last": None if self.last is None else asdict(self.last),
             "start": self.start,
             "frames": self.frames,
         }
@@ -183,7 +184,8 @@ class Measurer:
     def restore(self, state: dict[str, Any]) -> None:
         self.last_step, self.undefined = state["last_step"], state["undefined"]
         self.first_nrc1, self.start = state["first_nrc1"], state["start"]
-        self.frames = state.get("frames", {})
+        self.last = None if state["last"] is None else Metrics(**state["last"])
+        self.frames = state["frames"]
 
 
 def _allowed(ranks: list[int], n_targets: int) -> list[int]:

@@ -1,9 +1,8 @@
 """One run from settings to a finished run directory: load, train, measure, checkpoint, resume."""
 
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from nrc.training.loop import Diverged, batch_order, train_steps
 from nrc.training.measuring import Measurer, Row
 from nrc.training.settings import RunSettings
 from nrc.training.steppers import Stepper, make_stepper
+from nrc.training.stopping import asked_to_stop, stop_signals
 from nrc.training.tensorboard import mirrored
 
 
@@ -30,28 +30,23 @@ def choose_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def is_finished(settings: RunSettings, directory: Path, loaded: dict[str, RegressionData]) -> bool:
-    """Whether `directory` already holds this very run, finished; data sets are loaded once into `loaded`."""
+def ended(settings: RunSettings, directory: Path, loaded: dict[str, RegressionData]) -> str | None:
+    """What `fit` would return at once for `directory`; None if there is something to run.
+
+    Data sets are loaded once into `loaded`.
+    """
     if not (directory / "run.json").exists():
-        return False
+        return None
     key = repr(settings.data)
     if key not in loaded:
         loaded[key] = settings.data.load()
-    return RunDirectory.open(directory, _identity(settings, loaded[key])).finished
+    return _outcome(RunDirectory.open(directory, _identity(settings, loaded[key])))
 
 
-@contextmanager
-def _flushed_denormals() -> Iterator[None]:
-    """Weights that the loss does not hold decay into denormal numbers, which CPUs handle ten times slower."""
-    before = bool(torch.tensor(1e-40) * 1.0 == 0)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
+def _outcome(run: RunDirectory) -> str | None:
+    return {"finished": "skipped", "diverged": "diverged"}.get(run.info["status"])
 
 
-@_flushed_denormals()
 def fit(
     settings: RunSettings,
     directory: Path,
@@ -65,6 +60,12 @@ def fit(
 ) -> str:
     """Run to the end, continuing whatever `directory` already holds.
 
+    On a CPU a run that was killed at any moment and continued ends in the same metrics.csv and the same
+    parameters, to the last bit, as one that was not, and so does the same run in another directory. That is
+    promised for one machine, one number of threads and one set of versions. It is not promised between
+    machines or kinds of CPU, numbers of threads, devices, or versions of torch and numpy, nor on a GPU, whose
+    sums change their order from run to run: there, curves agree while single digits do not.
+
     Args:
         settings: what to run.
         directory: the run directory; a finished one is left alone, a half-done one continued.
@@ -76,91 +77,114 @@ def fit(
         tensorboard: also write the metrics as TensorBoard curves.
 
     Returns:
-        "skipped", "finished", "diverged" or "interrupted".
+        "finished", "interrupted" (by Ctrl-C or SIGTERM, after a checkpoint), "diverged" (also when it had
+        diverged before) or "skipped" (it was finished before).
 
     Raises:
-        UserError: bad settings or data, or a directory that holds another run.
+        UserError: bad settings or data, a directory that holds another run or is in use, a full disk.
     """
+    if asked_to_stop():
+        say(f"{directory}: not started, as this process was asked to stop")
+        return "interrupted"
     device = choose_device(device)
     torch.set_num_threads(threads)
     # reproduction runs are fp32: TF32 would round the products to 10 bits
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     data = settings.data.load()
-    identity = _identity(settings, data)
-    run = RunDirectory.open(directory, identity)
-    if run.finished:
-        say(f"{directory}: already {run.info['status']}, skipped")
-        return "skipped"
-
+    # made before the directory is: what is refused leaves nothing behind
     clock = Clock.of(settings.optim, settings.protocol, len(data.x_train))
     model = settings.model.build(data.x_train.shape[1], data.y_train.shape[1], settings.seed).to(device)
     measurer = Measurer(model, data, settings.measure, clock, settings.seed, device)
     stepper = make_stepper(model, settings.optim)
     schedule = clock.measured_steps(settings.measure)
-    step, spent = _restore(run, model, stepper, measurer)
-    append = mirrored(run.append, directory, measurer.last_step) if tensorboard else run.append
-    facts = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
-    run.start(settings.as_dict(), environment(device), facts)
-    say(data.describe())
-    say(
-        f"{directory}: {'resumed at step ' + str(step) if step else 'started'}, {clock.total_steps} steps, "
-        f"tau {clock.tau_at(clock.total_steps):g}, decay budget lambda*tau "
-        f"{settings.optim.weight_decay * clock.tau_at(clock.total_steps):.3g}, on {device}, steps {stepper.name}"
-    )
-
-    x, y = (torch.from_numpy(a).to(device) for a in (data.x_train, data.y_train))
-    order = batch_order(len(x), settings.optim.batch_size, settings.seed, step)
-    began = time.monotonic() - spent
-    saved = paused = time.monotonic()
-
-    def save() -> None:
-        run.save_checkpoint(
-            {
-                "step": step,
-                "model": model.state_dict(),
-                "stepper": stepper.state_dict(),
-                "measurer": measurer.state(),
-                "seconds": time.monotonic() - began,
-            }
+    run = RunDirectory.open(directory, _identity(settings, data))
+    with _no_denormals(), nullcontext() if run.finished else run.lock(say):
+        outcome = _outcome(run)
+        if outcome is not None:
+            say(f"{directory}: {'already finished, skipped' if outcome == 'skipped' else run.info['reason']}")
+            return outcome
+        step, spent = _restore(run, model, stepper, measurer, say)
+        append = mirrored(run.append, directory, measurer.last_step) if tensorboard else run.append
+        facts = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
+        run.start(settings.as_dict(), environment(device), facts)
+        say(data.describe())
+        say(
+            f"{directory}: {'resumed at step ' + str(step) if step else 'started'}, {clock.total_steps} steps, "
+            f"tau {clock.tau_at(clock.total_steps):g}, decay budget lambda*tau "
+            f"{settings.optim.weight_decay * clock.tau_at(clock.total_steps):.3g}, on {device}, steps {stepper.name}"
         )
+        x, y = (torch.from_numpy(a).to(device) for a in (data.x_train, data.y_train))
+        order = batch_order(len(x), settings.optim.batch_size, settings.seed, step)
+        began = time.monotonic() - spent
+        saved = paused = time.monotonic()
 
-    with _stop_signals() as asked_to_stop:
-
-        def pause() -> bool:
-            return asked_to_stop() or time.monotonic() - paused > 1.0
-
-        try:
-            while True:
-                if step in schedule and step > measurer.last_step:
-                    append(_measured(measurer, step))
-                if time.monotonic() - saved > checkpoint_seconds:
-                    save()
-                    saved = time.monotonic()
-                progress(step, clock.total_steps)
-                if asked_to_stop() or step >= clock.total_steps:
-                    break
-                target = next(s for s in schedule if s > step)
-                paused = time.monotonic()
-                step = train_steps(stepper, x, y, order, clock, step, target, pause)
-        except Diverged as error:
-            run.end(
-                "diverged",
-                f"{error}: the loss is not finite; use a smaller optim.lr",
-                undefined=measurer.undefined,
+        def save() -> None:
+            run.save_checkpoint(
+                {
+                    "step": step,
+                    "model": model.state_dict(),
+                    "stepper": stepper.state_dict(),
+                    "measurer": measurer.state(),
+                    "seconds": time.monotonic() - began,
+                }
             )
-            say(f"{directory}: {run.info['reason']}")
-            return "diverged"
-    save()
-    seconds = time.monotonic() - began
-    result = {"steps": step, "tau": clock.tau_at(step), "seconds": seconds, "undefined": measurer.undefined}
-    if step < clock.total_steps:
-        run.end("interrupted", f"stopped by a signal at step {step}; the same command continues it", **result)
-        say(f"{directory}: {run.info['reason']}")
-        return "interrupted"
-    run.save_snapshots(measurer.snapshots())
-    run.end("finished", measurer.state_of_collapse(), **result)
-    say(f"{directory}: finished in {seconds:.0f} s; {run.info['reason']}")
-    return "finished"
+
+        with run.failing(), stop_signals() as asked:
+
+            def pause() -> bool:
+                return asked() or time.monotonic() - paused > 1.0
+
+            try:
+                while True:
+                    if step in schedule and step > measurer.last_step:
+                        append(_measured(measurer, step))
+                    if time.monotonic() - saved > checkpoint_seconds:
+                        save()
+                        saved = time.monotonic()
+                    progress(step, clock.total_steps)
+                    if asked() or step >= clock.total_steps:
+                        break
+                    target = next(s for s in schedule if s > step)
+                    paused = time.monotonic()
+                    step = train_steps(stepper, x, y, order, clock, step, target, pause)
+            except Diverged as error:
+                run.end(
+                    "diverged",
+                    f"{error}: the loss is not finite; use a smaller optim.lr",
+                    undefined=measurer.undefined,
+                )
+                say(f"{directory}: {run.info['reason']}")
+                return "diverged"
+            save()
+            seconds = time.monotonic() - began
+            result = {
+                "steps": step,
+                "tau": clock.tau_at(step),
+                "seconds": seconds,
+                "undefined": measurer.undefined,
+            }
+            if step < clock.total_steps:
+                run.end(
+                    "interrupted",
+                    f"stopped by a signal at step {step}; the same command continues it",
+                    **result,
+                )
+                say(f"{directory}: {run.info['reason']}")
+                return "interrupted"
+            run.save_snapshots(measurer.snapshots())
+            run.end("finished", measurer.state_of_collapse(), **result)
+            say(f"{directory}: finished in {seconds:.0f} s; {run.info['reason']}")
+            return "finished"
+
+
+@contextmanager
+def _no_denormals() -> Iterator[None]:
+    """Weights that the loss does not hold decay into denormal numbers, which CPUs handle ten times slower."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)  # it would change the arithmetic of the caller
 
 
 def _identity(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
@@ -170,15 +194,15 @@ def _identity(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
     return identity
 
 
-def _restore(run: RunDirectory, model: nn.Module, stepper: Stepper, measurer: Measurer) -> tuple[int, float]:
-    state = run.load_checkpoint()
+def _restore(
+    run: RunDirectory, model: nn.Module, stepper: Stepper, measurer: Measurer, say: Callable[[str], None]
+) -> tuple[int, float]:
+    state = run.load_checkpoint(say)
     if state is None:
-        run.truncate(-1)
         return 0, 0.0
     model.load_state_dict(state["model"])
     stepper.load_state_dict(state["stepper"])
     measurer.restore(state["measurer"])
-    run.truncate(measurer.last_step)
     return state["step"], state["seconds"]
 
 
@@ -187,19 +211,3 @@ def _measured(measurer: Measurer, step: int) -> list[Row]:
         return measurer.rows(step)
     except UserError:  # the features are no longer finite: the step after the last loss did it
         raise Diverged(step) from None
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within the block Ctrl-C and SIGTERM only ask to stop, so a step is never cut in half."""
-    asked: list[int] = []
-    names = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = [signal.signal(name, lambda number, frame: asked.append(number)) for name in names]
-    except ValueError:  # not in the main thread: whoever owns the signals decides
-        before = []
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for name, handler in zip(names, before, strict=False):
-            signal.signal(name, handler)

@@ -1,0 +1,92 @@
+"""Checkpoints of a run directory: written atomically, checked by checksum, two of them kept."""
+
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nrc.errors import UserError
+from nrc.files import atomic, size, writing
+
+NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+
+
+def save(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write `checkpoint.pt`; the one before becomes `checkpoint.previous.pt`.
+
+    With the state go the identity of the run and the size of `metrics.csv`: rows beyond it are of a later time.
+    The checksums are those of the zip format, one for each tensor.
+
+    Raises:
+        UserError: the disk is full or may not be written.
+    """
+    metrics = folder / "metrics.csv"
+    if metrics.exists():
+        with writing(metrics), open(metrics, "rb") as handle:
+            os.fsync(handle.fileno())  # no checkpoint may outlive the rows it counts on
+    # by way of memory: torch's own file writer hides the reason when the disk is full
+    buffer = io.BytesIO()
+    torch.save(state | {"identity": identity, "rows": size(metrics)}, buffer)
+    with atomic(folder / NEWEST, keep=folder / PREVIOUS) as tmp:
+        tmp.write_bytes(buffer.getbuffer())
+
+
+def load(folder: Path, identity: dict[str, Any], say: Callable[[str], None] = print) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole, with `metrics.csv` cut back to it; None to start over.
+
+    Args:
+        folder: the run directory.
+        identity: of the run that wants to continue.
+        say: receives a warning for every checkpoint that cannot be used.
+
+    Raises:
+        UserError: the checkpoint is of another run.
+    """
+    metrics = folder / "metrics.csv"
+    found = [file for name in (NEWEST, PREVIOUS) if (file := folder / name).exists()]
+    for file in found:
+        try:
+            state = _read_whole(file)
+            other = differences(state["identity"], identity)
+            if not other and state["rows"] > size(metrics):
+                raise UserError("metrics.csv has lost rows since")
+        except Exception as error:  # damage can show as any exception at all
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:150]
+            remedy = "starting over" if file is found[-1] else "taking the one before"
+            say(f"warning: {file} cannot be used ({why}); {remedy}")
+            continue
+        if other:
+            raise UserError(f"{file} is of another run ({'; '.join(other[:3])}); delete it to start over")
+        with writing(metrics):
+            if file.name == PREVIOUS:  # else the next save would put the damaged one in its place
+                (folder / NEWEST).unlink(missing_ok=True)
+            if metrics.exists():
+                os.truncate(metrics, state["rows"])
+        return state
+    with writing(metrics):
+        metrics.unlink(missing_ok=True)
+    return None
+
+
+def _read_whole(file: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(file) as archive:  # torch.load alone does not look at the checksums
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two identities, as words."""
+    found = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} is {a} there and {b} here")
+    return found
