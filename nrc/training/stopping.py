@@ -44,8 +44,10 @@ def stop_signals(*, workers: bool = False) -> Iterator[Callable[[], bool]]:
         finally:
             _inside -= 1
         return
-    before = [signal.signal(number, _ask_all if workers else _ask) for number in SIGNALS]
+    before = [signal.signal(number, _ask) for number in SIGNALS]
     _handled = True
+    if workers:
+        threading.Thread(target=_pass_on, daemon=True).start()
     try:
         yield asked_to_stop
     finally:
@@ -94,7 +96,9 @@ def _ask(number: int, frame: object) -> None:
     _asked.append(number)
 
 
-def _ask_all(number: int, frame: object) -> None:
-    _asked.append(number)
-    for child in multiprocessing.active_children():
-        child.terminate()
+def _pass_on() -> None:
+    """Ask the children, again and again: one that is just being born is not yet in the list."""
+    while _handled:
+        for child in multiprocessing.active_children() if _asked else []:
+            child.terminate()
+        time.sleep(0.2)
