@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -221,6 +222,26 @@ def test_the_whole_file_loads(tmp_path: Path, name: str) -> None:
     content, make = VALID[name]
     (tmp_path / name).write_bytes(content)
     assert make(tmp_path / name).load().sizes["targets"] == 2
+
+
+def test_found_a_column_name_with_a_line_end(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b'0,",0,0\n0,",0,0\n0.0,0.0,0.0,0.0')
+    load(lambda: Table(str(tmp_path / "t.csv"), targets="u"))
+
+
+def test_a_header_that_states_too_much_is_not_believed(tmp_path: Path) -> None:
+    """10^12 numbers in a file of a few kB: HDF5 would fill memory with zeros, npy would ask for 8 TB."""
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file.create_dataset("x", (10**11, 10), "f8", chunks=(1000, 10))
+        file["y"] = np.ones(10)
+    with pytest.raises(
+        UserError, match=r"x states the shape \(100000000000, 10\), more than \d+ bytes can hold"
+    ):
+        Table(str(tmp_path / "t.h5")).load()
+    content = npy(np.ones((10, 10))).replace(b"(10, 10)", b"(10000000000, 10)").replace(b" " * 9, b"", 1)
+    (tmp_path / "t.npy").write_bytes(content)
+    with pytest.raises(UserError, match="mmap length is greater than file size"):
+        Table(str(tmp_path / "t.npy"), targets=1).load()
 
 
 @pytest.mark.parametrize("name", SEARCHES)

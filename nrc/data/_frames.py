@@ -51,7 +51,10 @@ def _is_number(cell: str) -> bool:
 
 
 def _from_frame(file: Path, frame: Any, named: bool) -> Columns:
-    names = tuple(str(name).strip() if named else f"column {i}" for i, name in enumerate(frame.columns))
+    # a quoted name may hold line ends, which would break every message that names it
+    names = tuple(
+        " ".join(str(name).split()) if named else f"column {i}" for i, name in enumerate(frame.columns)
+    )
     values = np.empty(frame.shape, np.float64)
     for i, name in enumerate(names):
         column = frame.iloc[:, i]
