@@ -1,28 +1,26 @@
-"""From a composed Hydra config to plain settings, and errors in one line. Hydra lives in scripts/ alone."""
+"""From a composed Hydra config to plain settings. Hydra lives in scripts/ alone."""
 
 import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager, nullcontext
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from nrc.errors import UserError
 from nrc.training import Clock, Measure, Optim, Protocol, RunSettings
 from nrc.training.pool import Member
-from nrc.training.stopping import Interrupted, asked_to_stop, stop_signals
 
 MULTIRUN = "hydra.mode=MULTIRUN"
 CONF = str(Path(__file__).resolve().parents[1] / "conf")
+METHODS = {"data": "load", "model": "build"}  # what the settings of these groups can do
 KNOWN = {
     "data",
     "recipe",
@@ -43,7 +41,7 @@ OmegaConf.register_new_resolver("g", lambda value: format(float(value), "g"), re
 
 OmegaConf.register_new_resolver(
     "data_name",
-    lambda *, _root_: typed(target_class(_root_.data, "data"), _root_.data, "data").data_name,
+    lambda *, _root_: group_settings(_root_, "data").data_name,
     replace=True,
 )
 
@@ -56,21 +54,30 @@ def typed(cls: type, node: DictConfig, name: str) -> Any:
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
     except OmegaConfBaseException as error:
-        key = f"{name}.{error.full_key}" if error.full_key else name
-        given = values.get(str(error.full_key))
-        raise UserError(f"{key} is {given!r}: {str(error).splitlines()[0]}") from None
+        option = re.split(r"[.\[]", str(error.full_key))[0]
+        raise UserError(f"{name}.{option} is {values.get(option)!r}: {str(error).splitlines()[0]}") from None
 
 
-def target_class(node: DictConfig, name: str) -> type:
-    """The class a group's `_target_` names; only this package's own classes are accepted."""
-    target = str(node.get("_target_"))
-    module, _, cls = target.rpartition(".")
-    if not target.startswith("nrc."):
-        raise UserError(f"{name}._target_ is {target!r}; it must be one of this package's classes (nrc....)")
-    try:
-        return getattr(importlib.import_module(module), cls)
-    except (ImportError, AttributeError):
-        raise UserError(f"{name}._target_ is {target!r}; there is no such class") from None
+def group_settings(cfg: DictConfig, group: str) -> Any:
+    """The settings of the data or model group, of the class that its `_target_` names.
+
+    Only this package's own settings are accepted: a dataclass of nrc that loads data, or builds a model. A
+    config file can then name nothing else to be called.
+    """
+    target = str(cfg[group].get("_target_"))
+    module, _, name = target.rpartition(".")
+    found = None
+    if module.startswith("nrc."):
+        with suppress(ImportError):
+            found = getattr(importlib.import_module(module), name, None)
+    own = isinstance(found, type) and is_dataclass(found) and found.__module__.startswith("nrc.")
+    if not own or not callable(getattr(found, METHODS[group], None)):
+        raise UserError(
+            f"{group}._target_ is {target!r}; it must be one of this package's classes of {group} settings, "
+            f"as in the files of conf/{group}"
+        )
+    assert isinstance(found, type)
+    return typed(found, cfg[group], group)
 
 
 def run_settings(cfg: DictConfig) -> RunSettings:
@@ -78,13 +85,17 @@ def run_settings(cfg: DictConfig) -> RunSettings:
     unknown = sorted(str(key) for key in cfg if key not in KNOWN)
     if unknown:
         raise UserError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(KNOWN))}")
-    if not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise UserError(f"seed is {cfg.seed!r}; it must be a whole number >= 0")
-    if not isinstance(cfg.threads, int) or cfg.threads < 1:
-        raise UserError(f"threads is {cfg.threads!r}; it must be a whole number >= 1")
+    for name, low, high in (("seed", 0, 2**32 - 1), ("threads", 1, 1024)):
+        if type(cfg[name]) is not int or not low <= cfg[name] <= high:
+            raise UserError(f"{name} is {cfg[name]!r}; it must be a whole number from {low} to {high}")
+    for name in ("debug", "tensorboard"):
+        if type(cfg[name]) is not bool:
+            raise UserError(f"{name} is {cfg[name]!r}; it must be true or false")
+    if not isinstance(cfg.name, str) or not cfg.name.strip():
+        raise UserError(f"name is {cfg.name!r}; give the folder below outputs/ a name")
     return RunSettings(
-        data=typed(target_class(cfg.data, "data"), cfg.data, "data"),
-        model=typed(target_class(cfg.model, "model"), cfg.model, "model"),
+        data=group_settings(cfg, "data"),
+        model=group_settings(cfg, "model"),
         optim=typed(Optim, cfg.optim, "optim"),
         protocol=typed(Protocol, with_length(cfg), "protocol"),
         measure=typed(Measure, cfg.measure, "measure"),
@@ -122,17 +133,6 @@ def headlines(experiments: list[tuple[str, str]], protocol: str) -> dict[str, di
     return found
 
 
-def one_line(error: Exception) -> str:
-    """The gist of an error in one line."""
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        keep = [
-            line for line in lines if not line.startswith(("Available options", "full_key", "object_type"))
-        ]
-        return " ".join(keep[:2]).removeprefix("UserError raised while resolving interpolation: ")
-    return " ".join(str(error).split())
-
-
 def sweep_members(
     experiment: str, data: str, protocol: str, outputs: Path, extra: Sequence[str] = ()
 ) -> list[Member]:
@@ -163,35 +163,6 @@ def sweep_members(
     return members
 
 
-@contextmanager
-def one_line_errors(debug: bool = False) -> Iterator[None]:
-    """Within the block a user's mistake ends the program in one line and exit status 2, a signal in 130."""
-    try:
-        yield
-    except (Interrupted, KeyboardInterrupt) as error:
-        print(f"stopped: {error}" if str(error) else "stopped; the same command continues", file=sys.stderr)
-        sys.exit(130)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if debug:
-            raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-
-
-def run_main(main: Callable[[], Any]) -> None:
-    """Call a Hydra entry point with readable errors."""
-    # with this set, Hydra hands its exceptions to us instead of printing several lines itself
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    sweep = any(a in ("-m", "--multirun", MULTIRUN) for a in sys.argv)
-    with (
-        one_line_errors(debug=any(a.lower() == "debug=true" for a in sys.argv)),
-        stop_signals(workers=True) if sweep else nullcontext(),
-    ):
-        try:
-            main()
-        except BrokenExecutor:
-            if asked_to_stop():
-                raise Interrupted("the sweep was stopped; the same command continues it") from None
-            raise UserError(
-                "a worker process was killed (out of memory?); the same command continues the sweep"
-            ) from None
+def quoted(text: str) -> str:
+    """A value as Hydra reads it back, whatever characters it has."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

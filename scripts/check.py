@@ -3,12 +3,12 @@
 python scripts/check.py --protocol quick --dataset all
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
 
+import _cli
 import _compose
 from reproduce_figures import DATASETS, EXPERIMENTS, NEEDS_FILE
 
@@ -16,11 +16,12 @@ from nrc.check import check, table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _cli.Options(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
     parser.add_argument("--dataset", default="all", choices=("all", *DATASETS))
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     args = parser.parse_args()
+    _cli.existing_folder(args.outputs)
     headline = _compose.headlines(EXPERIMENTS + NEEDS_FILE, args.protocol)
     verdicts = check(args.outputs, args.protocol, headline, args.dataset)
     print(table(verdicts))
@@ -30,5 +31,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with _compose.one_line_errors():
+    with _cli.one_line_errors():
         main()

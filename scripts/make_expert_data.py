@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nrc.errors import UserError
+import _cli
+
 from nrc.experts.record import make
 from nrc.experts.settings import DATA, EXPERTS, expert
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = _cli.Options(description=__doc__)
     parser.add_argument("name", choices=sorted(EXPERTS))
     parser.add_argument(
         "--train", action="store_true", help="train the policy anew and replace data/experts/NAME.npz"
@@ -44,8 +44,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with _cli.one_line_errors():
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

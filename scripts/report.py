@@ -3,12 +3,12 @@
 python scripts/report.py --protocol quick
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
 
+import _cli
 import _compose
 from reproduce_figures import EXPERIMENTS, NEEDS_FILE
 
@@ -16,16 +16,17 @@ from nrc.report.html import write_report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _cli.Options(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: OUTPUTS/report)")
     args = parser.parse_args()
+    _cli.existing_folder(args.outputs)
     headline = _compose.headlines(EXPERIMENTS + NEEDS_FILE, args.protocol)
     for path in write_report(args.outputs, args.protocol, headline=headline, folder=args.folder):
         print(path)
 
 
 if __name__ == "__main__":
-    with _compose.one_line_errors():
+    with _cli.one_line_errors():
         main()

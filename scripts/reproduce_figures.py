@@ -3,15 +3,16 @@
 python scripts/reproduce_figures.py --protocol quick --dataset all
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
 
+import _cli
 import _compose
 
+from nrc.data._columns import existing
 from nrc.errors import UserError
 from nrc.training.pool import run_all
 from nrc.training.stopping import Interrupted
@@ -34,14 +35,16 @@ DATASETS = (*MUJOCO, "low_rank", "sgemm")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _cli.Options(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
     parser.add_argument("--dataset", default="all", choices=("all", *DATASETS))
     parser.add_argument(
         "--sgemm", metavar="FILE", help="sgemm_product.csv or .csv.gz of UCI: adds its figures"
     )
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
-    parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
+    parser.add_argument(
+        "--workers", type=_cli.at_least_one, default=None, help="processes (default: one per core)"
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     args = parser.parse_args()
     if args.dataset == "sgemm" and not args.sgemm:
@@ -52,7 +55,10 @@ def main() -> None:
     began = time.monotonic()
     chosen = [(experiment, data, []) for experiment, data in EXPERIMENTS]
     if args.sgemm:
-        chosen += [(experiment, data, [f"data.path={args.sgemm}"]) for experiment, data in NEEDS_FILE]
+        path = existing(args.sgemm, "--sgemm")  # now, and not after everything else has run
+        chosen += [
+            (experiment, data, [f"data.path={_compose.quoted(str(path))}"]) for experiment, data in NEEDS_FILE
+        ]
     members = {
         member.directory: member  # experiments may share runs
         for experiment, data, extra in chosen
@@ -82,5 +88,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with _compose.one_line_errors():
+    with _cli.one_line_errors():
         main()

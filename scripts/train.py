@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
 
+import _cli
 import _compose
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -27,27 +28,30 @@ def main(cfg: DictConfig) -> None:
             become_worker(os.getppid())
         train(cfg)
         return
-    with _compose.one_line_errors(bool(cfg.debug)):
+    with _cli.one_line_errors(cfg.debug is True):
         train(cfg)
 
 
 def train(cfg: DictConfig) -> None:
-    settings = _compose.run_settings(cfg)
-    # imported here so that a wrong setting fails before anything heavy is loaded
-    from nrc.training import fit
-    from nrc.training.progress import Progress
-
     directory = Path(HydraConfig.get().runtime.output_dir)
-    with Progress("/".join(directory.parts[-3:])) as progress:
-        outcome = fit(
-            settings,
-            directory,
-            device=cfg.device,
-            threads=cfg.threads,
-            say=progress.say,
-            progress=progress,
-            tensorboard=bool(cfg.tensorboard),
-        )
+    try:
+        settings = _compose.run_settings(cfg)
+        # imported here so that a wrong setting fails before anything heavy is loaded
+        from nrc.training import fit
+        from nrc.training.progress import Progress
+
+        with Progress("/".join(directory.parts[-3:])) as bar:
+            outcome = fit(
+                settings,
+                directory,
+                device=cfg.device,
+                threads=cfg.threads,
+                say=bar.say,
+                progress=bar,
+                tensorboard=cfg.tensorboard,
+            )
+    finally:
+        _cli.remove_empty(directory)
     if outcome == "diverged":
         raise UserError(f"{directory} diverged; use a smaller optim.lr")
     if outcome == "interrupted":
@@ -55,4 +59,4 @@ def train(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    _compose.run_main(main)
+    _cli.run_main(main)

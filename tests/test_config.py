@@ -94,31 +94,3 @@ def test_sweep_members_are_the_directories_of_a_multirun(tmp_path: Path) -> None
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "prevalence_linear-quick/swimmer/wd=0/seed=2/metrics.csv").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["optim.lrr=3"], "optim.lrr"),
-        (["optim.lr=abc"], "optim.lr is 'abc'"),
-        (["optim.weight_decay=-1"], "optim.weight_decay is -1; it must be >= 0"),
-        (["optim.batch_size=2.5"], "optim.batch_size is 2.5"),
-        (["data=reachr"], "data/reachr"),
-        (["nonsense=1"], "nonsense"),
-        (["+nonsense=1"], "unknown setting 'nonsense'"),
-        (["protocol.tau=1", "protocol.epochs=2"], "give exactly one"),
-        (["seed=-1"], "seed is -1"),
-        (["device=tpu"], "device is 'tpu'"),
-        (["model._target_=os.system"], "one of this package's classes"),
-        (["model.width=0"], "model.width is 0"),
-        (["data=table"], "data.path is missing"),
-    ],
-)
-def test_mistakes_end_in_one_line_before_anything_is_computed(
-    tmp_path: Path, arguments: list[str], words: str
-) -> None:
-    result = command(*arguments, f"hydra.run.dir={tmp_path}/run")
-    assert result.returncode == 2
-    assert words in result.stderr and result.stderr.count("\n") == 1, result.stderr
-    assert result.stdout == ""
-    assert not list(tmp_path.glob("run/*"))

@@ -2,11 +2,10 @@
 
 import contextlib
 import hashlib
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nrc.data.base import Array
 from nrc.errors import UserError
@@ -28,7 +27,7 @@ class Columns:
 
 def existing(path: str | Path, option: str = "data.path") -> Path:
     """The path as an existing, not empty file; else one line saying so."""
-    file = Path(path).expanduser()
+    file = expanded(path)
     if file.is_dir():
         raise UserError(f"{file} is a folder; {option} must name a file")
     if not file.is_file():
@@ -36,6 +35,14 @@ def existing(path: str | Path, option: str = "data.path") -> Path:
     if not file.stat().st_size:
         raise UserError(f"{file} is empty; write or download it again")
     return file
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with a leading ~ replaced by the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error}; write the folder out") from error
 
 
 def sha256_of(file: Path) -> str:
@@ -51,12 +58,39 @@ def one_line(file: Path, what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        text = " ".join(str(error).split())
-        if "pickle" in text.lower():
+    # the libraries raise whatever their parsers run into, up to RecursionError and MemoryError
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, PermissionError):
+            raise UserError(f"{file} may not be read by you; change its permissions or copy it") from error
+        if "pickle" in text.lower() or "Python objects" in text:
             raise UserError(
-                f"{file} holds pickled objects, which could run code; save plain number arrays"
+                f"{file} holds pickled objects, which could run code, or is no {what} file at all; "
+                "save plain number arrays"
             ) from error
         raise UserError(
             f"{file} cannot be read as {what} (damaged or cut short? {text[:120]}); get or write it again"
         ) from error
+
+
+def distinct(file: Path, names: Sequence[str]) -> None:
+    """Refuse two columns of one name: which of them is meant would be a guess."""
+    named = [name.strip() for name in names if name.strip()]
+    twice = [name for name in named if named.count(name) > 1]
+    if twice:
+        raise UserError(f"{file}: {named.count(twice[0])} columns are named {twice[0]!r}; rename them")
+
+
+def array_of(file: Path, archive: Any, key: str, rows: int | None) -> Any:
+    """The first rows of an HDF5 array whose stated size the file can hold.
+
+    A damaged header may state any size, and HDF5 would fill what is not there with zeros.
+    """
+    array = archive[key]
+    # nothing that the format's own compression makes shrinks more than 1032-fold
+    if array.nbytes > 1032 * file.stat().st_size:
+        raise UserError(
+            f"{file}: {key} states the shape {array.shape}, more than {file.stat().st_size} bytes can hold; "
+            "get or write it again"
+        )
+    return array[:rows]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nrc.data._columns import Columns, existing, one_line
+from nrc.data._columns import Columns, array_of, existing, one_line
 from nrc.data._frames import read_csv, read_parquet
 from nrc.data.base import Array
 from nrc.errors import UserError
@@ -84,10 +84,11 @@ def _npy(file: Path, limit: int | None) -> Columns:
 
 def _load_npy(file: Path, limit: int | None) -> Array:
     with one_line(file, "npy"):
-        array = np.load(file, allow_pickle=False)
+        # mapped, because a damaged header may state a size that the file does not have
+        array = np.load(file, allow_pickle=False, mmap_mode="r")
         if not isinstance(array, np.ndarray):
             raise UserError(f"{file} is an npz archive; rename it to .npz")
-    return _numbers(file, array, "the array")[:limit]
+        return _numbers(file, array, "the array")[:limit]
 
 
 def _hdf5(file: Path, limit: int | None) -> Columns:
@@ -95,7 +96,7 @@ def _hdf5(file: Path, limit: int | None) -> Columns:
 
     with one_line(file, "HDF5"), h5py.File(file, "r") as archive:
         keys = [key for key in archive if isinstance(archive[key], h5py.Dataset) and archive[key].ndim]
-        return _choose(file, keys, lambda key: _numbers(file, archive[key][:limit], key))
+        return _choose(file, keys, lambda key: _numbers(file, array_of(file, archive, key, limit), key))
 
 
 def _choose(file: Path, keys: list[str], get: Callable[[str], Array]) -> Columns:

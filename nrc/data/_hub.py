@@ -16,6 +16,17 @@ PINNED = {
 }
 
 
+def pinned(source: str, name: str, revision: str | None) -> str:
+    """The revision to download: the one asked for, else the pinned one; nothing is taken unpinned."""
+    found = revision or PINNED.get((source, name))
+    if found is None:
+        raise UserError(
+            f"no revision of {name} is pinned for data.source={source}; set data.revision to a commit of the "
+            "hub, so that the download stays the same"
+        )
+    return found
+
+
 def download(repo: str, pattern: str, revision: str, option: str, local_dir: Path | None = None) -> Path:
     """The files of a hub data set that match `pattern`, at `revision` (commit, tag or branch).
 

@@ -3,6 +3,7 @@
 Each returns observations (N, d) and actions (N, n) of the first N transitions, in the recorded order.
 """
 
+import json
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from nrc.data._columns import existing, one_line
+from nrc.data._columns import array_of, existing, one_line
 from nrc.data.base import Array
 from nrc.errors import UserError
 
 OBSERVATIONS, ACTIONS = "continuous_observations", "continuous_actions"
+SPACES = ("observation_space", "action_space")
 
 
 def aligned(observations: Any, actions: Any, where: str) -> tuple[Array, Array]:
@@ -67,11 +69,17 @@ def read_minari(folder: Path, rows: int) -> tuple[Array, Array, dict[str, Any]]:
 
     # opened by folder: minari.load_dataset would look only where MINARI_DATASETS_PATH points
     with one_line(folder, "a Minari set"):
+        raw = json.loads((folder / "data" / "metadata.json").read_text(encoding="utf-8"))
+        if not all(isinstance(raw.get(key), str) for key in SPACES):
+            # Minari would then make the environment that the metadata name, and so run code that they name
+            raise UserError(
+                f"{folder}: metadata.json lacks {' or '.join(SPACES)}, which every Minari set states; "
+                "get or record it again"
+            )
         dataset = MinariDataset(folder / "data")
         episodes = ((e.observations, e.actions) for e in dataset.iterate_episodes())
         x, y = first_rows(episodes, rows, str(folder))
-        raw = dict(dataset.storage.read_raw_metadata(folder / "data"))
-    skipped = ("observation_space", "action_space", "env_spec", "eval_env_spec")
+    skipped = (*SPACES, "env_spec", "eval_env_spec")
     facts = {key: value for key, value in raw.items() if key not in skipped}
     facts["environment"] = dataset.env_spec.id if dataset.env_spec is not None else None
     return x, y, facts
@@ -113,7 +121,7 @@ def read_d4rl(file: Path, rows: int) -> tuple[Array, Array]:
                 f"{file} has no {' and '.join(missing)} "
                 f"(it has {', '.join(islice(archive, 8)) or 'nothing'}); expected the keys of D4RL"
             )
-        x, y = (archive[key][:rows].astype(np.float64) for key in ("observations", "actions"))
+        x, y = (array_of(file, archive, key, rows).astype(np.float64) for key in ("observations", "actions"))
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not len(x):
         raise UserError(
             f"{file}: observations {x.shape}, actions {y.shape}; expected (N, d) and (N, n) with N > 0"

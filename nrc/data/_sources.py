@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nrc.data._columns import sha256_of
-from nrc.data._hub import PINNED, cached, commit_of, download
+from nrc.data._columns import expanded, sha256_of
+from nrc.data._hub import cached, commit_of, download, pinned
 from nrc.data._rollouts import minari_complete, read_d4rl, read_minari, read_parquet
 from nrc.data.base import Array
 from nrc.errors import UserError
@@ -29,7 +29,7 @@ class Rollouts:
 def embedded(name: str, root: str | None, dataset_id: str | None, rows: int) -> Rollouts:
     """This project's own expert sets."""
     dataset_id = dataset_id or f"nrc/{name}-expert-v0"
-    folder = (Path(root).expanduser() if root else EMBEDDED) / dataset_id
+    folder = (expanded(root) if root else EMBEDDED) / dataset_id
     if not minari_complete(folder):
         raise UserError(
             f"there is no expert set {dataset_id} in {folder}; make it with "
@@ -46,9 +46,9 @@ def minari(name: str, root: str | None, dataset_id: str | None, revision: str | 
     repo, _, inner = dataset_id.partition("/")
     if not inner:
         raise UserError(f"data.dataset_id is {dataset_id!r}; expected an id such as mujoco/reacher/expert-v0")
-    sets = Path(root).expanduser() if root else get_dataset_path()
-    revision = revision or PINNED.get(("minari", name), "main")
+    sets = expanded(root) if root else get_dataset_path()
     if not minari_complete(sets / dataset_id):
+        revision = pinned("minari", name, revision)
         # minari's own download takes the newest revision and cannot be told another
         remedy = f"download it where there is one ('minari download {dataset_id}') and copy it into {sets}"
         download(f"{MINARI_OWNER}/{repo}", f"{inner}/*", revision, remedy, local_dir=sets / repo)
@@ -71,10 +71,10 @@ def jat(name: str, path: str | None, revision: str | None, rows: int, test_rows:
     """The parquet layout of jat-project/jat-dataset, from a local folder or file, or downloaded."""
     facts: dict[str, Any] = {}
     if path:
-        where, place = path, Path(path).expanduser()
+        where, place = path, expanded(path)
     else:
         where, pattern = f"{JAT_REPO} mujoco-{name}", f"mujoco-{name}/*"
-        revision = revision or PINNED.get(("jat", name), "main")
+        revision = pinned("jat", name, revision)
         place = cached(JAT_REPO, pattern, revision) or Path()
         if not _parts(place / f"mujoco-{name}")[1]:
             remedy = "set data.path to a folder with its parquet files"
@@ -106,6 +106,6 @@ def d4rl(path: str | None, rows: int) -> Rollouts:
             "data.source=d4rl needs data.path: an HDF5 file such as hopper_expert-v2.hdf5 from "
             "rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2 (or use data.source=embedded)"
         )
-    file = Path(path).expanduser()
+    file = expanded(path)
     x, y = read_d4rl(file, rows)
     return Rollouts(path, x, y, None, {"files": {file.name: sha256_of(file)}})

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -234,6 +235,12 @@ def check_choice(option: str, value: Any, choices: Sequence[str]) -> None:
     """One readable line when a setting is not among its choices."""
     if value not in choices:
         raise UserError(f"{option} is {value!r}; expected one of {', '.join(choices)}")
+
+
+def check_name(value: str | None) -> None:
+    """A data set's name becomes a folder, so it must not lead elsewhere; None passes."""
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", value):
+        raise UserError(f"data.name is {value!r}; expected letters, digits, - and _, e.g. reacher")
 
 
 def check_range(option: str, value: float | None, low: float, high: float = math.inf) -> None:

@@ -10,6 +10,7 @@ from nrc.data.base import (
     Array,
     RegressionData,
     check_choice,
+    check_name,
     check_range,
     n_test_rows,
     standardised,
@@ -59,6 +60,7 @@ class LowRank:
     limit: int | None = None
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         check_choice("data.generator", self.generator, GENERATORS)
         check_choice("data.standardize", self.standardize, STANDARDIZE)
         for option in ("t", "r", "d"):
@@ -66,7 +68,7 @@ class LowRank:
         check_range("data.n", self.n, 3)
         check_range("data.limit", self.limit, 3)
         check_range("data.seed", self.seed, 0, 2**32 - 1)
-        check_range("data.noise", self.noise, 0)
+        check_range("data.noise", self.noise, 0, 1e30)
         check_range("data.min_ratio", self.min_ratio, 0, 0.99)
         check_range("data.test_fraction", self.test_fraction, 1e-6, 0.99)
 

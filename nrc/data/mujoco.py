@@ -13,6 +13,7 @@ from nrc.data.base import (
     Array,
     RegressionData,
     check_choice,
+    check_name,
     check_range,
     standardised,
     train_test_split_indices,
@@ -73,8 +74,11 @@ class Mujoco:
     path: str | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
-            raise UserError(f"data.name is {self.name!r}; expected letters, digits, - and _, e.g. reacher")
+        check_name(self.name)
+        if self.dataset_id and not re.fullmatch(r"[\w-]+(/[\w-]+)*", self.dataset_id):
+            raise UserError(
+                f"data.dataset_id is {self.dataset_id!r}; expected an id such as mujoco/reacher/expert-v0"
+            )
         check_choice("data.source", self.source, SOURCES)
         check_choice("data.split", self.split, SPLITS)
         check_choice("data.standardize", self.standardize, STANDARDIZE)

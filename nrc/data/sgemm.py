@@ -13,6 +13,7 @@ from nrc.data.base import (
     Array,
     RegressionData,
     check_choice,
+    check_name,
     check_range,
     standardised,
     train_test_split_indices,
@@ -104,6 +105,7 @@ class Sgemm:
     limit: int | None = None
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         check_choice("data.standardize", self.standardize, STANDARDIZE)
         check_range("data.test_fraction", self.test_fraction, 1e-5, 0.99)
         check_range("data.split_seed", self.split_seed, 0, 2**32 - 1)

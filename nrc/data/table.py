@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nrc.data._columns import Columns, existing, sha256_of
+from nrc.data._columns import Columns, existing, expanded, sha256_of
 from nrc.data._files import read, read_pair
 from nrc.data.base import (
     KINDS,
@@ -16,6 +16,7 @@ from nrc.data.base import (
     STANDARDIZE,
     RegressionData,
     check_choice,
+    check_name,
     check_range,
     n_test_rows,
     standardised,
@@ -69,13 +70,16 @@ class Table:
     def __post_init__(self) -> None:
         if not self.path:
             raise UserError("data.path is missing; give a file of numbers, e.g. data.path=measurements.csv")
+        check_name(self.name)
         check_choice("data.split", self.split, SPLITS)
         check_choice("data.standardize", self.standardize, STANDARDIZE)
         check_choice("data.kind", self.kind, KINDS)
         check_range("data.test_fraction", self.test_fraction, 1e-6, 0.99)
         check_range("data.split_seed", self.split_seed, 0, 2**32 - 1)
         check_range("data.limit", self.limit, 3)
-        if isinstance(self.targets, (bool, float)) or (isinstance(self.targets, int) and self.targets < 1):
+        if isinstance(self.targets, (bool, float, dict)) or (
+            isinstance(self.targets, int) and self.targets < 1
+        ):
             raise UserError(
                 f"data.targets is {self.targets}; expected a whole number >= 1 or names: {NEEDED}"
             )
@@ -127,7 +131,7 @@ class Table:
         if not value:
             return []
         if isinstance(value, str):
-            whole = Path(value).expanduser()
+            whole = expanded(value)
             parts = (
                 [value] if whole.exists() or "," not in value else [part.strip() for part in value.split(",")]
             )
@@ -137,7 +141,7 @@ class Table:
             parts = [str(value)]
         if len(parts) > 2 or not all(parts):
             raise UserError(f"data.{option} is {value!r}; expected one file, or the two files x.npy,y.npy")
-        return [Path(part).expanduser() for part in parts]
+        return [expanded(part) for part in parts]
 
     def _where(self, option: str) -> str:
         return ",".join(str(file) for file in self._files(option))

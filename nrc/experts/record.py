@@ -171,8 +171,13 @@ def make(
         raise UserError(f"{final} exists; give --force to replace it or --out for another folder")
     n = len(expert.noise_std)
     wanted = expert.noise_std if noise is None else noise
-    if len(wanted) not in (1, n) or min(wanted) < 0:
-        raise UserError(f"--noise {wanted}: give one size or {n} sizes, each >= 0")
+    if len(wanted) not in (1, n) or not all(0 <= size < np.inf for size in wanted):
+        raise UserError(f"--noise {wanted}: give one size or {n} sizes, each >= 0 and finite")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: give a whole number >= 0")
+    final.parent.mkdir(
+        parents=True, exist_ok=True
+    )  # a place that cannot be written fails here, not at the end
     noise_std = np.broadcast_to(np.array(wanted, dtype=float), (n,)).copy()
     policy = Policy.load(expert.policy_file)
     train = collect_part(expert, policy, noise_std, expert.train_transitions, seed)

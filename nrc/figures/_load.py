@@ -99,7 +99,7 @@ class Run:
         file = self.path / "snapshots.npz"
         if not file.exists():
             return {}
-        with np.load(file) as archive:
+        with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
 
 

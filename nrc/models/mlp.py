@@ -52,7 +52,13 @@ class MLP:
         # The global generator is forked because nn.Linear initialises from it and from nothing else.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return MLPNetwork(self, n_in, n_out)
+            try:
+                return MLPNetwork(self, n_in, n_out)
+            except RuntimeError as error:  # torch's own word for a failed allocation
+                raise UserError(
+                    f"a network with model.num_layers={self.num_layers} and model.width={self.width} cannot be "
+                    "made: it does not fit into memory; make it smaller"
+                ) from error
 
 
 class MLPNetwork(nn.Module):

@@ -6,7 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from nrc.training.settings import Measure, Optim, Protocol
+from nrc.errors import UserError
+from nrc.training.settings import MOST_MEASURED, Measure, Optim, Protocol
+
+MOST_STEPS = 10**12  # thirty years at a millisecond each
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,14 @@ class Clock:
             assert protocol.tau is not None
             edges = [0.0, *optim.milestones, 1.0]
             mean_rate = sum((b - a) * 0.1**k for k, (a, b) in enumerate(pairwise(edges)))
+            steps = protocol.tau * (1 - optim.momentum) / (optim.lr * mean_rate)
             # rounding first: 100 / 0.1 must not become 1001 steps
-            total = math.ceil(round(protocol.tau * (1 - optim.momentum) / (optim.lr * mean_rate), 6))
+            total = math.ceil(round(min(steps, 2.0 * MOST_STEPS), 6))
+        if total > MOST_STEPS:
+            raise UserError(
+                f"the run would take more than {MOST_STEPS:.0e} steps (optim.lr {optim.lr:g}, protocol.tau "
+                f"{protocol.tau}, protocol.epochs {protocol.epochs}); raise optim.lr or shorten the protocol"
+            )
         drops = tuple(round(m * total) for m in optim.milestones)
         return cls(optim.lr, optim.momentum, max(1, total), steps_per_epoch, drops)
 
@@ -61,6 +70,10 @@ class Clock:
         total = self.total_steps
         steps = {0, total}
         if measure.every is not None:
+            if total // (measure.every * self.steps_per_epoch) > MOST_MEASURED:
+                raise UserError(
+                    f"measure.every={measure.every} would measure more than {MOST_MEASURED} times; raise it"
+                )
             steps.update(range(0, total + 1, measure.every * self.steps_per_epoch))
         if measure.log_spaced:
             steps.update(np.geomspace(1, total, measure.log_spaced).round().astype(int).tolist())

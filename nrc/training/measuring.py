@@ -13,7 +13,6 @@ from nrc.data import RegressionData
 from nrc.errors import UserError
 from nrc.metrics import LAYERWISE, METRICS, Layer, Metrics
 from nrc.metrics.assemble import evaluate
-from nrc.metrics.last_layer import mse, r2
 from nrc.metrics.layerwise import linear_mse
 from nrc.training.clock import Clock
 from nrc.training.settings import Measure
@@ -86,10 +85,11 @@ class Measurer:
             if is_head:
                 self.last = found
                 for split, layer in (("train", here), ("test", held_out)):
-                    rows += [
-                        (*when, split, "model", "mse", mse(layer)),
-                        (*when, split, "model", "r2", r2(layer)),
-                    ]
+                    fit = evaluate(layer, ("mse", "r2"))
+                    rows += [(*when, split, "model", m, value) for m, value in fit.values.items()]
+                    self.undefined |= {
+                        f"{split}/model/{m}": f"step {step}: {why}" for m, why in fit.undefined.items()
+                    }
             wanted = [m for m in (METRICS if is_head else HIDDEN) if m not in ("mse", "r2")]
             rows += [
                 (*when, "train", name, m, found[m]) for m in wanted if is_head or m not in found.undefined

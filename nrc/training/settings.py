@@ -1,5 +1,6 @@
 """What a training run is told: plain frozen values, checked when they are made."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from typing import Protocol as Interface
@@ -11,6 +12,7 @@ from nrc.errors import UserError
 
 PROTOCOLS = ("quick", "accelerated", "paper")
 PENALTIES = ("all", "ufm")
+MOST_MEASURED = 10_000_000  # steps at which a run may measure: their list must fit into memory
 
 
 def _require(ok: bool, message: str) -> None:
@@ -29,7 +31,8 @@ class Optim:
         penalty: what it is on. "all": the loss gains lambda/2 times the squared norm of ALL parameters.
             "ufm": lambda_H = lambda_W = lambda of the unconstrained feature model, on the features (input of
             the last layer) and the last weight alone: lambda/2 (|H_batch|^2 / B + |W|^2).
-        batch_size: samples per step; the last partial batch of an epoch is kept.
+        batch_size: samples per step; the last partial batch of an epoch is kept. A size above the number of
+            train rows takes all of them at every step.
         loss_scale: factor on the mean squared error (over batch and outputs); 0.5 in the NeurIPS
             2024 paper's code, 1 in the CPAL 2026 paper.
         milestones: fractions of the run at which the learning rate is divided by 10.
@@ -44,15 +47,18 @@ class Optim:
     penalty: str = "all"
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, f"optim.lr is {self.lr:g}; it must be positive")
+        _require(0 < self.lr < math.inf, f"optim.lr is {self.lr:g}; it must be positive and finite")
         _require(0 <= self.momentum < 1, f"optim.momentum is {self.momentum:g}; it must lie in [0, 1)")
         _require(
-            0 <= self.weight_decay < float("inf"),
+            0 <= self.weight_decay < math.inf,
             f"optim.weight_decay is {self.weight_decay:g}; it must be >= 0 (0 switches it off)",
         )
         _require(self.penalty in PENALTIES, f"optim.penalty is {self.penalty!r}; choose all or ufm")
         _require(self.batch_size > 0, f"optim.batch_size is {self.batch_size}; it must be at least 1")
-        _require(self.loss_scale > 0, f"optim.loss_scale is {self.loss_scale:g}; it must be positive")
+        _require(
+            0 < self.loss_scale < math.inf,
+            f"optim.loss_scale is {self.loss_scale:g}; it must be positive and finite",
+        )
         _require(
             all(0 < m < 1 for m in self.milestones) and sorted(self.milestones) == list(self.milestones),
             f"optim.milestones is {list(self.milestones)}; give increasing fractions of the run in (0, 1)",
@@ -82,8 +88,11 @@ class Protocol:
             f"protocol.tau is {self.tau} and protocol.epochs is {self.epochs}; "
             "give exactly one and set the other to null",
         )
-        length = self.tau if self.tau is not None else self.epochs
-        _require(length is not None and 0 < length < float("inf"), "the length of the run must be positive")
+        for option, length in (("tau", self.tau), ("epochs", self.epochs)):
+            _require(
+                length is None or 0 < length < math.inf,
+                f"protocol.{option} is {length}; the length of the run must be positive and finite",
+            )
 
 
 @dataclass(frozen=True)
@@ -115,9 +124,12 @@ class Measure:
             self.every is None or self.every > 0,
             f"measure.every is {self.every}; it must be at least 1 or null",
         )
-        _require(
-            self.log_spaced >= 0 and self.evenly >= 0, "measure.log_spaced and measure.evenly must be >= 0"
-        )
+        for option in ("log_spaced", "evenly"):
+            value = getattr(self, option)
+            _require(
+                0 <= value <= MOST_MEASURED,
+                f"measure.{option} is {value}; give a number of steps from 0 to {MOST_MEASURED}",
+            )
         _require(
             self.samples is None or self.samples > 1,
             f"measure.samples is {self.samples}; it must be at least 2, or null for all",
@@ -127,8 +139,8 @@ class Measure:
             all(r > 0 for r in self.ranks), f"measure.ranks is {list(self.ranks)}; give whole numbers >= 1"
         )
         _require(
-            self.frames == 0 or self.frames > 1,
-            f"measure.frames is {self.frames}; it must be at least 2, or 0 for none",
+            self.frames == 0 or 1 < self.frames <= MOST_MEASURED,
+            f"measure.frames is {self.frames}; it must be from 2 to {MOST_MEASURED}, or 0 for none",
         )
 
 

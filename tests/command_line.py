@@ -1,0 +1,64 @@
+"""The scripts as their command lines run them: in this process (cheap), or in one of their own (the real thing)."""
+
+import contextlib
+import io
+import os
+import runpy
+import subprocess
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+def no_network(*address: object) -> None:
+    raise OSError(f"the network was asked for: {address[-2:]}")
+
+
+def in_process(script: str, arguments: list[str], folder: Path) -> Result:
+    """Run scripts/`script` as `__main__` in this process, without a network. A fresh interpreter needs 3 s to start."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(SCRIPTS / script), *arguments])
+        patch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
+        patch.setattr("socket.socket.connect", no_network)
+        patch.setattr("socket.getaddrinfo", no_network)
+        patch.setenv("HYDRA_FULL_ERROR", "")  # set by the script: taken back afterwards
+        patch.chdir(folder)
+        GlobalHydra.instance().clear()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            except BaseException:
+                traceback.print_exc()
+                status = 1
+            finally:
+                torch.set_flush_denormal(False)  # a run sets it for its whole process
+    return Result(status, out.getvalue(), err.getvalue())
+
+
+def in_subprocess(script: str, arguments: list[str], folder: Path) -> Result:
+    """Run scripts/`script` in a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / script), *arguments],
+        capture_output=True, text=True, cwd=folder, env=os.environ | ENVIRONMENT, timeout=120,
+    )  # fmt: skip
+    return Result(done.returncode, done.stdout, done.stderr)
