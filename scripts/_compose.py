@@ -89,7 +89,7 @@ def run_settings(cfg: DictConfig) -> RunSettings:
             raise UserError(f"{name} is {cfg[name]!r}; it must be a whole number from {low} to {high}")
     if type(cfg.debug) is not bool:
         raise UserError(f"debug is {cfg.debug!r}; it must be true or false")
-    if not isinstance(cfg.name, str) or not cfg.name.strip():
+    if cfg.name is None or not str(cfg.name).strip():
         raise UserError(f"name is {cfg.name!r}; give the folder below outputs/ a name")
     return RunSettings(
         data=group_settings(cfg, "data"),
