@@ -91,7 +91,7 @@ def run_settings(cfg: DictConfig) -> RunSettings:
     for name in ("debug", "tensorboard"):
         if type(cfg[name]) is not bool:
             raise UserError(f"{name} is {cfg[name]!r}; it must be true or false")
-    if not isinstance(cfg.name, str) or not cfg.name.strip():
+    if cfg.name is None or not str(cfg.name).strip():
         raise UserError(f"name is {cfg.name!r}; give the folder below outputs/ a name")
     return RunSettings(
         data=group_settings(cfg, "data"),

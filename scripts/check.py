@@ -21,7 +21,6 @@ def main() -> None:
     parser.add_argument("--dataset", default="all", choices=("all", *DATASETS))
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     args = parser.parse_args()
-    _cli.existing_folder(args.outputs)
     headline = _compose.headlines(EXPERIMENTS + NEEDS_FILE, args.protocol)
     verdicts = check(args.outputs, args.protocol, headline, args.dataset)
     print(table(verdicts))

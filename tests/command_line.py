@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from hydra.core.global_hydra import GlobalHydra
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -50,8 +49,6 @@ def in_process(script: str, arguments: list[str], folder: Path) -> Result:
             except BaseException:
                 traceback.print_exc()
                 status = 1
-            finally:
-                torch.set_flush_denormal(False)  # a run sets it for its whole process
     return Result(status, out.getvalue(), err.getvalue())
 
 

@@ -176,7 +176,6 @@ OTHER_SCRIPTS: list[tuple[str, list[str], str]] = [
     ("reproduce_figures.py", ["--dataset", "sgemm"], "sgemm needs its file: --sgemm FILE"),
     ("reproduce_figures.py", ["--dataset", "sgemm", "--sgemm", "missing.csv"], "missing.csv does not exist; give --sgemm"),
     ("reproduce_figures.py", ["--workers", "0"], "0 is not a whole number >= 1"),
-    ("check.py", ["--outputs", "missing"], "--outputs missing is no folder"),
     ("check.py", ["--protocol", "fast"], "invalid choice: 'fast'"),
     ("report.py", ["--outputs", "missing"], "--outputs missing is no folder"),
     ("make_expert_data.py", ["walker"], "invalid choice: 'walker'"),
