@@ -1,11 +1,9 @@
 """Shared paths and fixtures."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("NRC_SHARED_DATA", REPO.parent / "shared" / "data"))
@@ -17,10 +15,3 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no folder of real data at {SHARED} (set NRC_SHARED_DATA to point to one)")
     return SHARED
-
-
-@pytest.fixture(autouse=True)
-def denormal_numbers() -> Iterator[None]:
-    """A run in this process leaves denormal numbers switched off, which later tests draw."""
-    yield
-    torch.set_flush_denormal(False)
