@@ -52,6 +52,7 @@ def fit_stack(
         UserError: bad settings or data, a full disk.
     """
     if asked_to_stop():
+        say(f"{len(members)} runs: not started, as this process was asked to stop")
         return {member.directory: "interrupted" for member in members}
     device = choose_device(device)
     torch.set_num_threads(threads)
