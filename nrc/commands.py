@@ -16,6 +16,11 @@ def train() -> None:
     _run("train")
 
 
+def sweep() -> None:
+    """nrc-sweep = python scripts/sweep.py"""
+    _run("sweep")
+
+
 def reproduce_figures() -> None:
     """nrc-reproduce-figures = python scripts/reproduce_figures.py"""
     _run("reproduce_figures")

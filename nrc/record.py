@@ -131,12 +131,14 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def failing(self) -> Iterator[None]:
-        """Record an error in the block as the end of the run, if the disk still allows, and pass it on."""
+        """Record an error in the block as the end of the run, unless it has ended or the disk is full, and pass
+        it on."""
         try:
             yield
         except Exception as error:
-            with contextlib.suppress(UserError):
-                self.end("failed", " ".join(str(error).split()) or type(error).__name__)
+            if not self.finished:
+                with contextlib.suppress(UserError):
+                    self.end("failed", " ".join(str(error).split()) or type(error).__name__)
             raise
 
     def append(self, rows: Iterable[tuple[float, int, float, str, str, str, float]]) -> None:

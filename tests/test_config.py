@@ -15,6 +15,7 @@ sys.path.insert(0, str(REPO / "scripts"))
 import _compose  # noqa: E402
 from reproduce_figures import EXPERIMENTS, NEEDS_FILE  # noqa: E402
 
+from nrc.errors import UserError  # noqa: E402
 from nrc.training import RunSettings  # noqa: E402
 
 
@@ -27,9 +28,9 @@ def settings(*overrides: str) -> RunSettings:
         return _compose.run_settings(compose("train", list(overrides)))
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, script: str = "train.py") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(REPO / "scripts" / "train.py"), *arguments],
+        [sys.executable, str(REPO / "scripts" / script), *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -94,3 +95,28 @@ def test_sweep_members_are_the_directories_of_a_multirun(tmp_path: Path) -> None
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "prevalence_linear-quick/swimmer/wd=0/seed=2/metrics.csv").exists()
+
+
+def test_a_sweep_of_ones_own_expands_as_in_a_multirun() -> None:
+    members = _compose.members_of(["data=swimmer", "optim.weight_decay=0,1e-3", "seed=0,1"])
+    places = {str(m.directory): (m.settings.optim.weight_decay, m.settings.seed) for m in members}
+    root = "outputs/train-quick/swimmer"
+    assert places == {f"{root}/wd={d}/seed={s}": (float(d), s) for d in ("0", "0.001") for s in (0, 1)}
+    fewer = _compose.members_of(["experiment=prevalence", "seed=4"])  # in place of the experiment's seeds
+    assert {m.settings.seed for m in fewer} == {4} and len(fewer) == 2
+    rates = _compose.members_of(["optim.lr=0.05,0.1", "hydra.sweep.dir=elsewhere/${optim.lr}"])
+    assert [m.directory.parts[:2] for m in rates] == [("elsewhere", "0.05"), ("elsewhere", "0.1")]
+    with pytest.raises(UserError, match=r"two runs of the sweep share outputs/train-quick/reacher/wd="):
+        _compose.members_of(["optim.lr=0.05,0.1"])
+
+
+def test_the_sweep_command(tmp_path: Path) -> None:
+    short = ["data=low_rank", "protocol.tau=1", "measure.log_spaced=0", "measure.evenly=0"]
+    wanted = [*short, "optim.weight_decay=0,1e-3", f"hydra.sweep.dir={tmp_path}", "device=cpu"]
+    for words in ("2 runs finished, 0 were there already", "0 runs finished, 2 were there already"):
+        result = command(*wanted, script="sweep.py")
+        assert result.returncode == 0 and words in result.stdout, result.stderr
+    assert len(list(tmp_path.glob("*/wd=*/seed=0/metrics.csv"))) == 2
+    for wrong in ("-m", "tensorboard=true"):
+        result = command(wrong, script="sweep.py")
+        assert result.returncode == 2 and result.stderr.startswith(f"error: {wrong} is for train.py")

@@ -21,6 +21,12 @@ class Diverged(Exception):
         self.step = step
 
 
+def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    """The order (n,) in which a run with this seed goes through its rows in this epoch."""
+    generator = torch.Generator().manual_seed((seed + 1) * 1_000_003 + epoch)
+    return torch.randperm(n, generator=generator)
+
+
 def batch_order(n: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Tensor]:
     """Endless shuffled index batches; the last partial batch of an epoch is kept.
 
@@ -29,11 +35,8 @@ def batch_order(n: int, batch_size: int, seed: int, start_step: int = 0) -> Iter
     """
     per_epoch = -(-n // batch_size)
     epoch, skip = divmod(start_step, per_epoch)
-    generator = torch.Generator()
     while True:
-        generator.manual_seed((seed + 1) * 1_000_003 + epoch)
-        batches = torch.randperm(n, generator=generator).split(batch_size)
-        yield from batches[skip:]
+        yield from epoch_order(n, seed, epoch).split(batch_size)[skip:]
         epoch, skip = epoch + 1, 0
 
 

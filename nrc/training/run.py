@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from nrc.data import RegressionData
 from nrc.errors import UserError
 from nrc.record import RunDirectory, environment
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged, batch_order, train_steps
-from nrc.training.measuring import Measurer, Row
+from nrc.training.measuring import Measurer
 from nrc.training.settings import RunSettings
-from nrc.training.steppers import Stepper, make_stepper
+from nrc.training.steppers import make_stepper
 from nrc.training.stopping import asked_to_stop, stop_signals
 from nrc.training.tensorboard import mirrored
+from nrc.training.trial import Trial
 
 
 def choose_device(device: str) -> str:
@@ -40,10 +40,11 @@ def ended(settings: RunSettings, directory: Path, loaded: dict[str, RegressionDa
     key = repr(settings.data)
     if key not in loaded:
         loaded[key] = settings.data.load()
-    return _outcome(RunDirectory.open(directory, _identity(settings, loaded[key])))
+    return outcome_of(RunDirectory.open(directory, identity_of(settings, loaded[key])))
 
 
-def _outcome(run: RunDirectory) -> str | None:
+def outcome_of(run: RunDirectory) -> str | None:
+    """What `fit` returns for a run that has ended; None for one that goes on."""
     return {"finished": "skipped", "diverged": "diverged"}.get(run.info["status"])
 
 
@@ -97,16 +98,17 @@ def fit(
     measurer = Measurer(model, data, settings.measure, clock, settings.seed, device)
     stepper = make_stepper(model, settings.optim)
     schedule = clock.measured_steps(settings.measure)
-    run = RunDirectory.open(directory, _identity(settings, data))
-    with _no_denormals(), nullcontext() if run.finished else run.lock(say):
-        outcome = _outcome(run)
+    run = RunDirectory.open(directory, identity_of(settings, data))
+    with no_denormals(), nullcontext() if run.finished else run.lock(say):
+        outcome = outcome_of(run)
         if outcome is not None:
             say(f"{directory}: {'already finished, skipped' if outcome == 'skipped' else run.info['reason']}")
             return outcome
-        step, spent = _restore(run, model, stepper, measurer, say)
-        append = mirrored(run.append, directory, measurer.last_step) if tensorboard else run.append
-        facts = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
-        run.start(settings.as_dict(), environment(device), facts)
+        trial = Trial(run, clock, model, stepper, measurer, say)
+        step = trial.restore()
+        if tensorboard:
+            trial.append = mirrored(run.append, directory, measurer.last_step)
+        trial.start(settings, environment(device) | {"path": f"separate, {stepper.name}"}, data)
         say(data.describe())
         say(
             f"{directory}: {'resumed at step ' + str(step) if step else 'started'}, {clock.total_steps} steps, "
@@ -115,19 +117,7 @@ def fit(
         )
         x, y = (torch.from_numpy(a).to(device) for a in (data.x_train, data.y_train))
         order = batch_order(len(x), settings.optim.batch_size, settings.seed, step)
-        began = time.monotonic() - spent
         saved = paused = time.monotonic()
-
-        def save() -> None:
-            run.save_checkpoint(
-                {
-                    "step": step,
-                    "model": model.state_dict(),
-                    "stepper": stepper.state_dict(),
-                    "measurer": measurer.state(),
-                    "seconds": time.monotonic() - began,
-                }
-            )
 
         with run.failing(), stop_signals() as asked:
 
@@ -136,10 +126,10 @@ def fit(
 
             try:
                 while True:
-                    if step in schedule and step > measurer.last_step:
-                        append(_measured(measurer, step))
+                    if step in schedule:
+                        trial.measure(step)
                     if time.monotonic() - saved > checkpoint_seconds:
-                        save()
+                        trial.save(step)
                         saved = time.monotonic()
                     progress(step, clock.total_steps)
                     if asked() or step >= clock.total_steps:
@@ -148,37 +138,13 @@ def fit(
                     paused = time.monotonic()
                     step = train_steps(stepper, x, y, order, clock, step, target, pause)
             except Diverged as error:
-                run.end(
-                    "diverged",
-                    f"{error}: the loss is not finite; use a smaller optim.lr",
-                    undefined=measurer.undefined,
-                )
-                say(f"{directory}: {run.info['reason']}")
-                return "diverged"
-            save()
-            seconds = time.monotonic() - began
-            result = {
-                "steps": step,
-                "tau": clock.tau_at(step),
-                "seconds": seconds,
-                "undefined": measurer.undefined,
-            }
-            if step < clock.total_steps:
-                run.end(
-                    "interrupted",
-                    f"stopped by a signal at step {step}; the same command continues it",
-                    **result,
-                )
-                say(f"{directory}: {run.info['reason']}")
-                return "interrupted"
-            run.save_snapshots(measurer.snapshots())
-            run.end("finished", measurer.state_of_collapse(), **result)
-            say(f"{directory}: finished in {seconds:.0f} s; {run.info['reason']}")
-            return "finished"
+                return trial.diverged(error)
+            trial.save(step)
+            return trial.end(step)
 
 
 @contextmanager
-def _no_denormals() -> Iterator[None]:
+def no_denormals() -> Iterator[None]:
     """Weights that the loss does not hold decay into denormal numbers, which CPUs handle ten times slower."""
     torch.set_flush_denormal(True)
     try:
@@ -187,27 +153,8 @@ def _no_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)  # it would change the arithmetic of the caller
 
 
-def _identity(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
+def identity_of(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
     """What determines the numbers: the settings, with the data known by content and not by path."""
     identity = settings.as_dict()
     identity["data"] = {"name": data.name, "sha256": data.sha256}
     return identity
-
-
-def _restore(
-    run: RunDirectory, model: nn.Module, stepper: Stepper, measurer: Measurer, say: Callable[[str], None]
-) -> tuple[int, float]:
-    state = run.load_checkpoint(say)
-    if state is None:
-        return 0, 0.0
-    model.load_state_dict(state["model"])
-    stepper.load_state_dict(state["stepper"])
-    measurer.restore(state["measurer"])
-    return state["step"], state["seconds"]
-
-
-def _measured(measurer: Measurer, step: int) -> list[Row]:
-    try:
-        return measurer.rows(step)
-    except UserError:  # the features are no longer finite: the step after the last loss did it
-        raise Diverged(step) from None

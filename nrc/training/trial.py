@@ -1,0 +1,116 @@
+"""A run while it trains, seen from its directory: continue, measure, save, and say how it ended."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import nn
+
+from nrc.data import RegressionData
+from nrc.errors import UserError
+from nrc.record import RunDirectory
+from nrc.training.clock import Clock
+from nrc.training.loop import Diverged
+from nrc.training.measuring import Measurer, Row
+from nrc.training.settings import RunSettings
+
+
+class Stateful(Protocol):
+    """What a checkpoint needs of a stepper."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(eq=False)
+class Trial:
+    """One run, alone or in a stack, in its open and locked directory."""
+
+    run: RunDirectory
+    clock: Clock
+    model: nn.Module
+    stepper: Stateful
+    measurer: Measurer
+    say: Callable[[str], None]
+    append: Callable[[list[Row]], None] = field(init=False)
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.append = self.run.append
+
+    def restore(self) -> int:
+        """Take up the newest usable checkpoint, if there is one; the step to go on from."""
+        state = self.run.load_checkpoint(self.say)
+        self.began = time.monotonic() - (0.0 if state is None else state["seconds"])
+        if state is None:
+            return 0
+        self.model.load_state_dict(state["model"])
+        self.stepper.load_state_dict(state["stepper"])
+        self.measurer.restore(state["measurer"])
+        return state["step"]
+
+    def start(self, settings: RunSettings, environment: dict[str, Any], data: RegressionData) -> None:
+        """Record what is about to run, where and how."""
+        facts = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
+        self.run.start(settings.as_dict(), environment, facts)
+
+    def measure(self, step: int) -> None:
+        """Write the metric rows of this step, unless an earlier attempt did.
+
+        Raises:
+            Diverged: the features are no longer finite.
+        """
+        if step <= self.measurer.last_step:
+            return
+        try:
+            rows = self.measurer.rows(step)
+        except UserError:  # the step after the last look at the loss did it
+            raise Diverged(step) from None
+        self.append(rows)
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint."""
+        self.run.save_checkpoint(
+            {
+                "step": step,
+                # copies: a view would bring the parameters of the whole stack along
+                "model": {name: value.clone() for name, value in self.model.state_dict().items()},
+                "stepper": self.stepper.state_dict(),
+                "measurer": self.measurer.state(),
+                "seconds": time.monotonic() - self.began,
+            }
+        )
+
+    def diverged(self, error: Diverged) -> str:
+        """Record that; returns "diverged"."""
+        self.run.end(
+            "diverged",
+            f"{error}: the loss is not finite; use a smaller optim.lr",
+            undefined=self.measurer.undefined,
+        )
+        self.say(f"{self.run.path}: {self.run.info['reason']}")
+        return "diverged"
+
+    def end(self, step: int) -> str:
+        """Record a run whose last checkpoint is of `step`; returns "finished" or "interrupted"."""
+        seconds = time.monotonic() - self.began
+        result = {
+            "steps": step,
+            "tau": self.clock.tau_at(step),
+            "seconds": seconds,
+            "undefined": self.measurer.undefined,
+        }
+        if step < self.clock.total_steps:
+            self.run.end(
+                "interrupted",
+                f"stopped by a signal at step {step}; the same command continues it",
+                **result,
+            )
+            self.say(f"{self.run.path}: {self.run.info['reason']}")
+            return "interrupted"
+        self.run.save_snapshots(self.measurer.snapshots())
+        self.run.end("finished", self.measurer.state_of_collapse(), **result)
+        self.say(f"{self.run.path}: finished in {seconds:.0f} s; {self.run.info['reason']}")
+        return "finished"
