@@ -65,7 +65,8 @@ def main() -> None:
         if args.dataset in ("all", data)
         for member in _compose.sweep_members(experiment, data, args.protocol, args.outputs, extra)
     }
-    outcomes = run_all(list(members.values()), workers=args.workers, device=args.device)
+    # stacking on a GPU has not been run on one yet: figures come from the path that is proven
+    outcomes = run_all(list(members.values()), workers=args.workers, device=args.device, stacked=False)
     stopped = sum(o == "interrupted" for o in outcomes.values())
     if stopped:
         raise Interrupted(f"{stopped} of {len(outcomes)} runs are not done; the same command continues them")
