@@ -4,7 +4,7 @@ DATASET ?= all
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: install reproduce-figures report check docs test test-slow clean
+.PHONY: install reproduce-figures report check docs bench test test-slow clean
 
 install: .venv/installed
 
@@ -29,6 +29,10 @@ check: .venv/installed
 # the docstrings as static pages: outputs/docs/index.html
 docs: .venv/installed
 	$(PY) scripts/docs.py
+
+# speed side by side with the plain way, to outputs/bench/*.json; one alone: make bench BENCH=sweep
+bench: .venv/installed
+	$(PY) scripts/bench.py $(BENCH)
 
 test: .venv/installed
 	$(PY) -m ruff check .

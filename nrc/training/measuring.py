@@ -72,7 +72,7 @@ class Measurer:
     def rows(self, step: int) -> list[Row]:
         """Measure now; rows in the order of `record.COLUMNS`."""
         train = collect(self.model, self.train, self.layers)
-        test = collect(self.model, self.test, self.layers)
+        test = collect(self.model, self.test, self.layers, keep_bytes=0)  # errors alone: no second pass
         when = (self.clock.epoch_at(step), step, self.clock.tau_at(step))
         rows: list[Row] = []
         for name in self.layers:

@@ -1,0 +1,69 @@
+"""What the benchmarks share: timing in turn, a fresh process, the machine's facts."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nrc.record import environment
+from nrc.training.run import choose_device
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def best_of(repeats: int, *functions: Callable[[], Any]) -> list[float]:
+    """Seconds of the fastest of several calls of each function, called in turn."""
+    found = [float("inf")] * len(functions)
+    for _ in range(repeats):
+        for i, function in enumerate(functions):
+            began = time.perf_counter()
+            function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            found[i] = min(found[i], time.perf_counter() - began)
+    return found
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Within the block torch computes with so many CPU threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call in a new process, which is the only way to a peak of memory of its own."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def peak_mb() -> float:
+    """The most memory this process has held so far (Linux)."""
+    # getrusage's ru_maxrss will not do: a child starts with the peak of the process that started it
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def machine() -> dict[str, Any]:
+    """Versions, device, cores, kind of CPU and how busy it is."""
+    names = [line for line in _cpuinfo().splitlines() if line.startswith("model name")]
+    return {
+        **environment(choose_device("auto")),
+        "cores": CORES,
+        "cpu": names[0].split(":")[1].strip() if names else None,
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _cpuinfo() -> str:
+    file = Path("/proc/cpuinfo")
+    return file.read_text() if file.exists() else ""

@@ -1,0 +1,55 @@
+"""Measure the project's speed side by side with the plain way, and write outputs/bench/NAME.json.
+
+python scripts/bench.py               # all
+python scripts/bench.py sweep flops   # some
+
+A ratio compares two things run in turn in one process, best of several repeats each, so that a busy machine
+slows both.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
+
+import _bench_measuring
+import _bench_training
+import torch
+from _bench_tools import machine
+
+from nrc.record import write_json
+
+BENCHES: dict[str, Callable[[], dict[str, Any]]] = _bench_training.BENCHES | _bench_measuring.BENCHES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], metavar="NAME", help=", ".join(BENCHES))
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # as a run of a sweep has it; a benchmark that wants more says so
+    folder = args.outputs / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in args.names or BENCHES:
+        began = time.perf_counter()
+        result = BENCHES[name]()
+        write_json(folder / f"{name}.json", {**result, "machine": machine()})
+        print(
+            f"{name} ({time.perf_counter() - began:.0f} s): {', '.join(f'{k} {short(v)}' for k, v in result.items())}"
+        )
+        sys.stdout.flush()
+
+
+def short(value: Any) -> str:
+    """A result as it is printed: four digits, lists with slashes."""
+    if isinstance(value, list):
+        return "/".join(map(short, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
