@@ -12,6 +12,7 @@ from torch import nn
 from nrc.data import RegressionData
 from nrc.errors import UserError
 from nrc.record import RunDirectory, environment
+from nrc.theory.deep_linear import thresholds
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged, batch_order, train_steps
 from nrc.training.measuring import Measurer, Row
@@ -105,8 +106,7 @@ def fit(
             return outcome
         step, spent = _restore(run, model, stepper, measurer, say)
         append = mirrored(run.append, directory, measurer.last_step) if tensorboard else run.append
-        facts = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
-        run.start(settings.as_dict(), environment(device), facts)
+        run.start(settings.as_dict(), environment(device), _facts(settings, data))
         say(data.describe())
         say(
             f"{directory}: {'resumed at step ' + str(step) if step else 'started'}, {clock.total_steps} steps, "
@@ -192,6 +192,15 @@ def _identity(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
     identity = settings.as_dict()
     identity["data"] = {"name": data.name, "sha256": data.sha256}
     return identity
+
+
+def _facts(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
+    """What the record says of the data; `vanishing`: an estimate of the weight decays that kill its signals."""
+    facts = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
+    layers = getattr(settings.model, "num_layers", 0)
+    if settings.optim.penalty == "all" and layers >= 2:
+        facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
+    return facts
 
 
 def _restore(
