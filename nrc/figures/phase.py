@@ -75,12 +75,13 @@ ROWS = [
 def draw(runs: Runs) -> list[Drawing]:
     """`phase_<data>`: NRC1, rank, R^2 and test error by rows, feature layers by columns."""
     names = {**runs.of(GRID["relu"]), **runs.of(GRID["linear"])}
-    return [_one(runs, data, {k: g for k in GRID if (g := _grid(runs, k, data))}) for data in names]
+    found = {data: {k: g for k in GRID if (g := _grid(runs, k, data))} for data in names}
+    return [_one(runs, data, grids) for data, grids in found.items() if grids]
 
 
 def _grid(runs: Runs, kind: str, data: str) -> Groups:
     """The grid's runs and those of the prevalence figures, the longest of each seed; {} without a grid."""
-    grid = runs.of(GRID[kind]).get(data, [])
+    grid = [run for run in runs.of(GRID[kind]).get(data, []) if run.weight_decay > 0]
     longest: dict[tuple[float, int], Run] = {}
     for run in grid + runs.of(LAYERS[kind][0]).get(data, []) if grid else []:
         here = (run.weight_decay, run.seed)
@@ -157,6 +158,8 @@ def _cells(
     colours = matplotlib.colormaps[row.colours].with_extremes(bad=VANISHED)
     for value, group in groups.items():
         mean = mean_over_seeds(group, row.metric, row.split) / scale
+        if row.metric == "feature_rank":  # of features that vanished it is the rank of rounding
+            mean = mean.where(mean_over_seeds(group, "nrc1").notna())
         mean = mean[mean.index > 0]
         if value > 0:
             sides, budget = edges[value], value * mean.index.to_numpy()
