@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from test_figures import STEPS, drawn, quiet, write_run
 
 from nrc.errors import UserError
-from nrc.figures import Runs, phase
+from nrc.figures import Drawing, Runs, phase
 from nrc.theory.deep_linear import thresholds
 
 REPO = Path(__file__).resolve().parents[1]
@@ -22,9 +23,10 @@ import _compose  # noqa: E402
 GRID = (0.05, 0.2, 0.8, 3.2)  # at tau 100: budgets 5 (not ripe), 20, 80, 320
 
 
-@pytest.fixture
-def outputs(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four weight decays, the last of which kills the features, and a run without from `prevalence`."""
+    tmp_path = tmp_path_factory.mktemp("outputs")
     for folder in ("prevalence-quick", "prevalence_linear-quick"):
         write_run(tmp_path, folder, "swimmer", 0.0)
     for folder in ("phase-quick", "phase_linear-quick"):
@@ -40,8 +42,13 @@ def outputs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_cells_are_the_rows_of_the_runs_against_the_budget(outputs: Path) -> None:
-    table = drawn(phase.draw, outputs).table
+@pytest.fixture(scope="module")
+def drawing(outputs: Path) -> Drawing:
+    return drawn(phase.draw, outputs)
+
+
+def test_cells_are_the_rows_of_the_runs_against_the_budget(outputs: Path, drawing: Drawing) -> None:
+    table = drawing.table
     rows = pd.read_csv(
         outputs / "phase-quick/swimmer/wd=0.2/seed=0/metrics.csv", float_precision="round_trip"
     )
@@ -52,8 +59,8 @@ def test_cells_are_the_rows_of_the_runs_against_the_budget(outputs: Path) -> Non
         np.testing.assert_allclose(table[kept]["value"], here["value"], rtol=1e-12)
 
 
-def test_test_error_is_drawn_over_that_without_weight_decay(outputs: Path) -> None:
-    table = drawn(phase.draw, outputs).table
+def test_test_error_is_drawn_over_that_without_weight_decay(drawing: Drawing) -> None:
+    table = drawing.table
     kept = (table["metric"] == "mse") & (table["series"] == "linear") & (table["weight_decay"] == 0.05)
     taus = np.array([s for s in STEPS if s > 0])
     # the tiny runs have mse = 0.1 + 0.7 exp(-wd tau): 0.8 at wd = 0
@@ -62,8 +69,7 @@ def test_test_error_is_drawn_over_that_without_weight_decay(outputs: Path) -> No
     assert nothing["value"].tolist() == [1.0] and nothing["budget"].tolist() == [0.0]
 
 
-def test_never_and_not_yet_are_told_apart_and_each_direction_has_its_border(outputs: Path) -> None:
-    drawing = drawn(phase.draw, outputs)
+def test_never_and_not_yet_are_told_apart_and_each_direction_has_its_border(drawing: Drawing) -> None:
     assert "not yet at 0.05;" in drawing.caption
     assert "NRC1 below 0.001 with all 2 directions alive at lambda 0.2;" in drawing.caption
     assert "direction 2 dies between 0.2 and 0.8 (estimate 0.25)" in drawing.caption
@@ -73,43 +79,42 @@ def test_never_and_not_yet_are_told_apart_and_each_direction_has_its_border(outp
     assert marks["value"].tolist() == [0.25, 0.2, 0.8]
 
 
-def test_features_that_vanished_have_no_rank(outputs: Path) -> None:
-    table = drawn(phase.draw, outputs).table
+def test_features_that_vanished_have_no_rank(drawing: Drawing) -> None:
+    table = drawing.table
     rank = table[
         (table["metric"] == "feature_rank") & (table["weight_decay"] == 3.2) & (table["series"] == "relu")
     ]
     assert rank["value"].isna().tolist() == [tau > 30 for tau in STEPS if tau > 0]
 
 
-def test_the_longest_run_of_a_seed_counts_and_a_grid_is_needed(outputs: Path, tmp_path: Path) -> None:
-    shorter = write_run(outputs, "prevalence-quick", "swimmer", 0.2)
+def test_the_longest_run_of_a_seed_counts_and_a_grid_is_needed(tmp_path: Path) -> None:
+    shorter = write_run(tmp_path, "prevalence-quick", "reacher", 0.2)
+    assert phase.draw(Runs(tmp_path, say=quiet)) == []
     info = json.loads((shorter / "run.json").read_text())
     (shorter / "run.json").write_text(json.dumps(info | {"tau": 50.0}))
-    drawing = drawn(phase.draw, outputs)
-    assert shorter not in {run.path for run in drawing.runs} and len(drawing.runs) == 10
-    write_run(tmp_path / "other", "prevalence-quick", "reacher", 0.05)
-    assert phase.draw(Runs(tmp_path / "other", say=quiet)) == []
-    write_run(tmp_path / "other", "phase-quick", "reacher", 0.1)
-    alone = drawn(phase.draw, tmp_path / "other")  # one layer, no run without decay, no estimate
-    assert alone.name == "phase_reacher" and "estimate undefined" in alone.caption
+    longer = write_run(tmp_path, "phase-quick", "reacher", 0.2)
+    drawing = drawn(phase.draw, tmp_path)  # one layer, one weight decay, no run without, no estimate
+    assert [run.path for run in drawing.runs] == [longer]
+    assert drawing.name == "phase_reacher" and "estimate undefined" in drawing.caption
 
 
 @pytest.mark.parametrize("data", ["reacher", "swimmer", "hopper"])
 def test_the_grids(data: str) -> None:
     """Issue: 24 weight decays and 0 with 3 seeds at full length; few and no longer than needed when quick."""
+    grid = yaml.safe_load((REPO / "conf/recipe" / f"{data}.yaml").read_text())["phase"]["accelerated"]
+    values = [float(v) for v in grid["relu"].split(",")]
+    assert len(set(values)) >= 24 and values == sorted(values) and grid["seed"] == "0,1,2"
     for experiment in ("phase", "phase_linear"):
-        for protocol in ("accelerated", "paper"):
-            members = [
-                m.settings for m in _compose.sweep_members(experiment, data, protocol, Path("outputs"))
-            ]
-            assert len({m.optim.weight_decay for m in members}) >= 24 and len(members) >= 72
-            assert len({m.protocol.tau for m in members}) == 1
-        quick = [m.settings for m in _compose.sweep_members(experiment, data, "quick", Path("outputs"))]
-        assert len(quick) <= 8
-        assert all(
-            m.protocol.tau is not None and m.optim.weight_decay * m.protocol.tau <= 25.001 for m in quick
-        )
-        assert {m.model.feature_activation for m in quick} == {"none" if "linear" in experiment else "relu"}  # type: ignore[attr-defined]
+        members = _compose.sweep_members(experiment, data, "quick", Path("outputs"))
+        for found in (member.settings for member in members):
+            assert found.protocol.tau is not None and found.optim.weight_decay * found.protocol.tau <= 25.001
+            assert (found.model.feature_activation == "none") == ("linear" in experiment)  # type: ignore[attr-defined]
+        assert 1 <= len(members) <= 8
+
+
+def test_at_full_length_all_members_of_the_grid_share_one_tau() -> None:
+    members = _compose.sweep_members("phase_linear", "hopper", "paper", Path("outputs"))
+    assert {m.settings.protocol.tau for m in members} == {20000.0} and len(members) == 72
 
 
 def test_threshold_of_a_scalar_network_in_closed_form() -> None:
