@@ -53,7 +53,7 @@ def borders(groups: Groups) -> list[Border]:
     """One for each target direction, the one that dies last first."""
     counts = {v: alive(group) for v, group in ripe(groups).items()}
     facts = [run.info["data"] for group in groups.values() for run in group]
-    estimates = next((f["vanishing"] for f in facts if "vanishing" in f), [])
+    estimates: list[float] = next((f["vanishing"] for f in facts if "vanishing" in f), [])
     found = []
     for rank in range(1, max([len(estimates), *counts.values()]) + 1):
         last = max((v for v, count in counts.items() if count >= rank), default=math.nan)

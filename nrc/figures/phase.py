@@ -195,7 +195,7 @@ def _dress(panel: Axes, used: list[Run], nothing: tuple[float, float]) -> None:
     top = min(HIGHEST, max(run.budget for run in used))
     right = high * OUTERMOST**0.5
     panel.set(xscale="log", yscale="log", xlim=(nothing[0], right), ylim=(LOWEST, top))
-    decades = [10.0**k for k in range(-9, 3) if nothing[1] < 10.0**k <= right]
+    decades = [10.0**k for k in range(-9, 3) if 2 * nothing[1] < 10.0**k <= right]
     panel.xaxis.set_major_locator(FixedLocator([math.sqrt(math.prod(nothing)), *decades]))
     panel.xaxis.set_major_formatter(
         FuncFormatter(lambda v, _: "0" if v < nothing[1] else power(round(math.log10(v))))

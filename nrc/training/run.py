@@ -196,7 +196,7 @@ def _identity(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
 
 def _facts(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
     """What the record says of the data; `vanishing`: an estimate of the weight decays that kill its signals."""
-    facts = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
+    facts: dict[str, Any] = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
     layers = getattr(settings.model, "num_layers", 0)
     if settings.optim.penalty == "all" and layers >= 2:
         facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
