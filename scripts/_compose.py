@@ -46,6 +46,16 @@ OmegaConf.register_new_resolver(
 )
 
 
+# a run stops at tau, or earlier when lambda * tau has reached the budget: what decays has decayed by then
+OmegaConf.register_new_resolver(
+    "capped_tau",
+    lambda tau, weight_decay, budget: (
+        tau if budget is None or weight_decay * tau <= budget else budget / weight_decay
+    ),
+    replace=True,
+)
+
+
 def typed(cls: type, node: DictConfig, name: str) -> Any:
     """Make the settings dataclass `cls` from a config group, with its types and ranges checked."""
     values = OmegaConf.to_container(node, resolve=True)

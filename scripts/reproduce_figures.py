@@ -23,6 +23,8 @@ EXPERIMENTS = [
     *[("prevalence", data) for data in MUJOCO],
     *[("sweep", data) for data in MUJOCO],
     *[("prevalence_linear", data) for data in MUJOCO],
+    *[("phase", data) for data in MUJOCO],
+    *[("phase_linear", data) for data in MUJOCO],
     *[("tau_clock", data) for data in MUJOCO],
     *[(f"deep_{data}", data) for data in MUJOCO],
     ("low_rank", "low_rank"),

@@ -139,7 +139,7 @@ def drawn(draw: Callable[[Runs], list[Drawing]], outputs: Path, datasets: list[s
 
 FIGURE_NAMES = [
     *("prevalence_relu", "prevalence_linear", "evr_relu", "evr_linear", "gamma", "sweep_relu"),
-    *("geometry", "published", "deep_reacher", "low_rank", "tau_clock", "theory"),
+    *("phase_reacher", "geometry", "published", "deep_reacher", "low_rank", "tau_clock", "theory"),
 ]
 
 
@@ -148,6 +148,7 @@ def all_experiments(tmp_path: Path) -> Path:
     for folder in ("prevalence-quick", "prevalence_linear-quick"):
         for wd in (0.05, 0.0):
             write_run(tmp_path, folder, "reacher", wd)
+    write_run(tmp_path, "phase-quick", "reacher", 0.1)
     write_run(tmp_path, "deep-quick", "reacher", 0.05, layers=3)
     write_run(tmp_path, "low_rank-quick", "low_rank", 0.05, layers=3, n=3)
     for protocol in ("paper", "accelerated"):

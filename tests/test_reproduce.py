@@ -76,6 +76,7 @@ def test_one_data_set_from_command_line_to_figures(tmp_path: Path) -> None:
         "prevalence_relu",
         "prevalence_linear",
         "sweep_relu",
+        "phase_swimmer",
         "geometry",
         "deep_swimmer",
         "tau_clock",

@@ -1,5 +1,5 @@
-"""What the theory of the papers predicts, in closed form, to hold against what is measured."""
+"""What theory predicts, in closed form, to hold against what is measured: the papers' and our own."""
 
-from nrc.theory import ufm
+from nrc.theory import deep_linear, ufm
 
-__all__ = ["ufm"]
+__all__ = ["deep_linear", "ufm"]

@@ -10,6 +10,7 @@ from torch import nn
 from nrc.data import RegressionData
 from nrc.errors import UserError
 from nrc.record import RunDirectory
+from nrc.theory.deep_linear import thresholds
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
 from nrc.training.measuring import Measurer, Row
@@ -52,8 +53,14 @@ class Trial:
         return state["step"]
 
     def start(self, settings: RunSettings, environment: dict[str, Any], data: RegressionData) -> None:
-        """Record what is about to run, where and how."""
-        facts = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
+        """Record what is about to run, where and how.
+
+        `vanishing` of the data: an estimate of the weight decays that kill its signals in an MLP.
+        """
+        facts: dict[str, Any] = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
+        layers = getattr(settings.model, "num_layers", 0)
+        if settings.optim.penalty == "all" and layers >= 2:
+            facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
         self.run.start(settings.as_dict(), environment, facts)
 
     def measure(self, step: int) -> None:

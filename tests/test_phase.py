@@ -1,0 +1,168 @@
+"""The phase diagram: its grid, its cells, its borders, and the thresholds of a deep linear network."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from test_figures import STEPS, drawn, quiet, write_run
+
+from nrc.errors import UserError
+from nrc.figures import Drawing, Runs, phase
+from nrc.theory.deep_linear import thresholds
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO / "scripts"))
+
+import _compose  # noqa: E402
+
+GRID = (0.05, 0.2, 0.8, 3.2)  # at tau 100: budgets 5 (not ripe), 20, 80, 320
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four weight decays, the last of which kills the features, and a run without from `prevalence`."""
+    tmp_path = tmp_path_factory.mktemp("outputs")
+    for folder in ("prevalence-quick", "prevalence_linear-quick"):
+        write_run(tmp_path, folder, "swimmer", 0.0)
+    for folder in ("phase-quick", "phase_linear-quick"):
+        for wd in GRID:
+            path = write_run(tmp_path, folder, "swimmer", wd, vanish_after=30 if wd == GRID[-1] else None)
+            shots = dict(np.load(path / "snapshots.npz"))
+            second = 0.9 if wd < 0.5 else 0.01  # the second direction of W dies between 0.2 and 0.8
+            shots["weight_end"] = np.diag([1.0, second])
+            np.savez(path / "snapshots.npz", **shots)
+            info = json.loads((path / "run.json").read_text())
+            info["data"]["vanishing"] = [1.5, 0.25]
+            (path / "run.json").write_text(json.dumps(info))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def drawing(outputs: Path) -> Drawing:
+    return drawn(phase.draw, outputs)
+
+
+def test_cells_are_the_rows_of_the_runs_against_the_budget(outputs: Path, drawing: Drawing) -> None:
+    table = drawing.table
+    rows = pd.read_csv(
+        outputs / "phase-quick/swimmer/wd=0.2/seed=0/metrics.csv", float_precision="round_trip"
+    )
+    for metric, split in (("nrc1", "train"), ("feature_rank", "train"), ("r2", "test")):
+        here = rows[(rows["metric"] == metric) & (rows["split"] == split) & (rows["tau"] > 0)]
+        kept = (table["metric"] == metric) & (table["series"] == "relu") & (table["weight_decay"] == 0.2)
+        np.testing.assert_allclose(table[kept]["budget"], 0.2 * here["tau"])
+        np.testing.assert_allclose(table[kept]["value"], here["value"], rtol=1e-12)
+
+
+def test_test_error_is_drawn_over_that_without_weight_decay(drawing: Drawing) -> None:
+    table = drawing.table
+    kept = (table["metric"] == "mse") & (table["series"] == "linear") & (table["weight_decay"] == 0.05)
+    taus = np.array([s for s in STEPS if s > 0])
+    # the tiny runs have mse = 0.1 + 0.7 exp(-wd tau): 0.8 at wd = 0
+    np.testing.assert_allclose(table[kept]["value"], (0.1 + 0.7 * np.exp(-0.05 * taus)) / 0.8, rtol=1e-12)
+    nothing = table[(table["metric"] == "mse") & (table["series"] == "linear") & (table["weight_decay"] == 0)]
+    assert nothing["value"].tolist() == [1.0] and nothing["budget"].tolist() == [0.0]
+
+
+def test_never_and_not_yet_are_told_apart_and_each_direction_has_its_border(drawing: Drawing) -> None:
+    assert "not yet at 0.05;" in drawing.caption
+    assert "NRC1 below 0.001 with all 2 directions alive at lambda 0.2;" in drawing.caption
+    assert "direction 2 dies between 0.2 and 0.8 (estimate 0.25)" in drawing.caption
+    assert "direction 1 dies between 0.8 and 3.2 (estimate 1.5)" in drawing.caption
+    table = drawing.table
+    marks = table[table["metric"].str.startswith("direction 2") & (table["series"] == "relu")]
+    assert marks["value"].tolist() == [0.25, 0.2, 0.8]
+
+
+def test_features_that_vanished_have_no_rank(drawing: Drawing) -> None:
+    table = drawing.table
+    rank = table[
+        (table["metric"] == "feature_rank") & (table["weight_decay"] == 3.2) & (table["series"] == "relu")
+    ]
+    assert rank["value"].isna().tolist() == [tau > 30 for tau in STEPS if tau > 0]
+
+
+def test_the_longest_run_of_a_seed_counts_and_a_grid_is_needed(tmp_path: Path) -> None:
+    shorter = write_run(tmp_path, "prevalence-quick", "reacher", 0.2)
+    assert phase.draw(Runs(tmp_path, say=quiet)) == []
+    info = json.loads((shorter / "run.json").read_text())
+    (shorter / "run.json").write_text(json.dumps(info | {"tau": 50.0}))
+    longer = write_run(tmp_path, "phase-quick", "reacher", 0.2)
+    drawing = drawn(phase.draw, tmp_path)  # one layer, one weight decay, no run without, no estimate
+    assert [run.path for run in drawing.runs] == [longer]
+    assert drawing.name == "phase_reacher" and "estimate undefined" in drawing.caption
+
+
+@pytest.mark.parametrize("data", ["reacher", "swimmer", "hopper"])
+def test_the_grids(data: str) -> None:
+    """Issue: 24 weight decays and 0 with 3 seeds at full length; few and no longer than needed when quick."""
+    grid = yaml.safe_load((REPO / "conf/recipe" / f"{data}.yaml").read_text())["phase"]["accelerated"]
+    values = [float(v) for v in grid["relu"].split(",")]
+    assert len(set(values)) >= 24 and values == sorted(values) and grid["seed"] == "0,1,2"
+    for experiment in ("phase", "phase_linear"):
+        members = _compose.sweep_members(experiment, data, "quick", Path("outputs"))
+        for found in (member.settings for member in members):
+            assert found.protocol.tau is not None and found.optim.weight_decay * found.protocol.tau <= 25.001
+            assert (found.model.feature_activation == "none") == ("linear" in experiment)  # type: ignore[attr-defined]
+        assert 1 <= len(members) <= 8
+
+
+def test_at_full_length_all_members_of_the_grid_share_one_tau() -> None:
+    members = _compose.sweep_members("phase_linear", "hopper", "paper", Path("outputs"))
+    assert {m.settings.protocol.tau for m in members} == {20000.0} and len(members) == 72
+
+
+def test_threshold_of_a_scalar_network_in_closed_form() -> None:
+    # lambda = (2k/n) (m - a p) p^(1/2) for L = 4, largest at p = m/(3a): (4k/n) m^(3/2) / sqrt(27 a)
+    x, a, slope, k = np.array([[-2.0], [2.0]]), 4.0, 0.7, 0.5
+    expected = 4 * k * (slope * a) ** 1.5 / math.sqrt(27 * a)
+    assert thresholds(x + 3, slope * x - 1, layers=4, loss_scale=k) == [pytest.approx(expected, rel=1e-12)]
+
+
+def descend(y: np.ndarray, x: np.ndarray, decay: float, rounds: int = 6000) -> np.ndarray:
+    """Singular values of W3 W2 W1 after gradient descent on 1/(2n) mean |W3 W2 W1 x - y|^2 + decay/2 sum |W|^2."""
+    n, d, (sx, sxy) = y.shape[1], x.shape[1], (x.T @ x / len(x), x.T @ y / len(x))
+    u, s, v = np.linalg.svd(np.linalg.solve(sx, sxy).T)
+    w = [np.eye(d), np.eye(d), np.zeros((n, d))]
+    root = s ** (1 / 3)  # balanced layers of the unpenalised optimum: the most alive start there is
+    w[0], w[1], w[2] = np.diag([*root, 0.0]) @ v, np.diag([*root, 0.0]), u @ np.c_[np.diag(root), np.zeros(n)]
+    for _ in range(rounds):
+        a, b, c = w
+        back = (c @ b @ a @ sx - sxy.T) / n
+        slopes = [(c @ b).T @ back, c.T @ back @ a.T, back @ (b @ a).T]
+        w = [m - 0.1 * (g + decay * m) for m, g in zip(w, slopes, strict=True)]
+    return np.linalg.svd(w[2] @ w[1] @ w[0], compute_uv=False)
+
+
+def test_directions_of_a_deep_linear_network_die_at_their_thresholds() -> None:
+    rng = np.random.default_rng(0)
+    x = np.linalg.qr(rng.normal(size=(60, 4)) - 0.0)[0][:, :3]
+    x = np.linalg.qr(x - x.mean(0))[0] * math.sqrt(60)  # white, so that directions do not interact
+    y = x @ np.linalg.qr(rng.normal(size=(3, 3)))[0][:, :2] * np.array([2.0, 0.8])
+    high, low = thresholds(x, y, layers=3)
+    for decay, living in ((0.97 * low, 2), (1.03 * low, 1), (0.97 * high, 1), (1.03 * high, 0)):
+        assert (descend(y, x, decay) > 1e-3).sum() == living, decay
+
+
+def test_the_best_input_direction_is_found() -> None:
+    """Against a search over directions: the threshold is the largest, not that of the covariance's direction."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(200, 2)) * np.array([1.0, 5.0])
+    y = x @ np.array([[1.0], [0.1]])
+    x, y = x - x.mean(0), y - y.mean(0)
+    best = 0.0
+    for angle in np.linspace(0, math.pi, 4001):
+        v = np.array([math.cos(angle), math.sin(angle)])
+        m, a = abs(float(v @ (x.T @ y)[:, 0])) / 200, float(((x @ v) ** 2).mean())
+        best = max(best, 4 * 0.5 * m**1.5 / math.sqrt(27 * a))
+    assert thresholds(x, y, layers=4)[0] == pytest.approx(best, rel=1e-5)
+
+
+def test_one_layer_has_no_threshold() -> None:
+    with pytest.raises(UserError, match="layers is 1"):
+        thresholds(np.ones((2, 1)), np.ones((2, 1)), layers=1)
