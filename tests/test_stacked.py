@@ -198,14 +198,15 @@ def test_a_killed_stack_continues_bitwise(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_members_join_where_their_checkpoints_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that has come to step 65, one to step 25, one not begun; then all three together."""
+    """One that has come to step 65, one to step 25, one not begun; all three together to step 50; to the end."""
     members = sweep(tmp_path / "stack")
-    for member, step in ((members[0], 65), (members[1], 25)):
+    for together, step in ((members[:1], 65), (members[1:2], 25), (members, 50)):
         mend = cut_at(monkeypatch, step)
         with pytest.raises(KeyboardInterrupt):
-            outcomes([member], checkpoint_seconds=0)
+            outcomes(together, checkpoint_seconds=0)
         mend()
-        assert torch.load(member.directory / "checkpoint.pt", weights_only=True)["step"] == step
+    saved = [torch.load(m.directory / "checkpoint.pt", weights_only=True)["step"] for m in members]
+    assert saved == [65, 50, 50]
     assert outcomes(members) == ["finished"] * 3
     for member, alone in zip(members, separately(members, tmp_path / "alone"), strict=True):
         same_run(member.directory, alone)
@@ -226,16 +227,17 @@ def test_a_stack_and_a_separate_run_continue_each_other(
 
 
 def test_one_diverging_member_ends_and_the_others_go_on(tmp_path: Path) -> None:
-    """A weight decay with lr * lambda > 2 is unstable."""
-    good = sweep(tmp_path / "stack")
-    wild = Member(settings(100.0), tmp_path / "stack" / "wild")
+    """A weight decay with lr * lambda > 2 is unstable; its end is seen at the 64th step, not at a measurement."""
+    few = Measure(log_spaced=2, evenly=0, frames=2)
+    good = sweep(tmp_path / "stack", measure=few)
+    wild = Member(settings(100.0, measure=few), tmp_path / "stack" / "wild")
     members = [good[0], wild, *good[1:]]
     assert outcomes(members) == ["finished", "diverged", "finished", "finished"]
     for member, alone in zip(good, separately(good, tmp_path / "alone"), strict=True):
         same_run(member.directory, alone)
     assert fit(wild.settings, tmp_path / "alone" / "wild", device="cpu", say=quiet) == "diverged"
     reasons = [read_info(place)["reason"] for place in (wild.directory, tmp_path / "alone" / "wild")]
-    assert reasons[0] == reasons[1] and reasons[0].startswith("diverged at step ")
+    assert reasons[0] == reasons[1] and reasons[0].startswith("diverged at step 64")
     texts = [(place / "metrics.csv").read_text() for place in (wild.directory, tmp_path / "alone" / "wild")]
     assert texts[0].count("\n") == texts[1].count("\n") > 1  # what was measured before stays
     assert outcomes(members) == ["skipped", "diverged", "skipped", "skipped"]

@@ -49,22 +49,22 @@ class StackedStepper:
         # without momentum the velocity is the gradient
         self.velocity = torch.zeros_like(self.theta) if self.momentum else self.grad
         self.decay = x.new_tensor([[optim.weight_decay] for optim in optims])
-        values, grads = [], []
-        for place, ours in enumerate(zip(*(model.parameters() for model in models), strict=True)):
-            start, stop = list(pairwise(accumulate(sizes, initial=0)))[place]
-            value, grad = (flat[:, start:stop].view(-1, *ours[0].shape) for flat in (self.theta, self.grad))
-            for parameter, view in zip(ours, value, strict=True):
+        pairs = []  # value and gradient (K, ...) of every parameter
+        bounds = pairwise(accumulate(sizes, initial=0))
+        of_all = zip(*(model.parameters() for model in models), strict=True)
+        for (start, stop), parameters in zip(bounds, of_all, strict=True):
+            shape = len(models), *parameters[0].shape
+            value, grad = (flat[:, start:stop].view(shape) for flat in (self.theta, self.grad))
+            for parameter, view in zip(parameters, value, strict=True):
                 view.copy_(parameter.data)
                 parameter.data = view  # each model now reads what the update writes
-            values.append(value)
-            grads.append(grad)
+            pairs.append((value, grad))
         settings = models[0].settings
         depth = settings.num_layers
-        per_layer = 2 if settings.bias else 1  # a layer's weight, then its bias
-        self.weights = list(zip(values[::per_layer], grads[::per_layer], strict=True))
-        # (K, 1, out): added to every row of a batch
-        biases = [(v[:, None], g[:, None]) for v, g in zip(values[1::2], grads[1::2], strict=True)]
-        self.biases = biases if settings.bias else [None] * depth
+        self.weights = pairs[::2] if settings.bias else pairs  # a layer's weight comes before its bias
+        self.biases: list[tuple[Tensor, Tensor] | None] = [None] * depth
+        if settings.bias:  # (K, 1, out): added to every row of a batch
+            self.biases = [(value[:, None], grad[:, None]) for value, grad in pairs[1::2]]
         self.relu = [k < depth - 1 for k in range(depth)]
         if settings.feature_activation == "none" and depth > 1:
             self.relu[-2] = False
