@@ -68,7 +68,7 @@ def caption(data: str, grids: Grids) -> str:
     said = [
         f"{pretty(data)} over weight decay and decay budget lambda*tau; without weight decay (left) the budget is 0 at "
         "all times and the end is drawn. Hatched, below a budget of 10: not yet; from about 20 on what the loss does "
-        "not hold is gone, and what stays bright there does not collapse at all"
+        "not hold is gone, and what stays bright there is not waiting for time"
     ]
     for kind, groups in grids.items():
         words = [*_collapse(groups), *_deaths(groups), _errors(groups)]
