@@ -27,7 +27,12 @@ TOY: dict[str, dict[str, Any]] = {
     "monitor": {"epoch": 100, "subset": 50, "sample": 64, "size": 32, "repeats": 1},
 }
 KEYS = {
-    "sweep": {"ratio_with_start", "plain_steps_per_s_one_thread", "plain_steps_per_s_all_threads"},
+    "sweep": {
+        "ratio_with_start",
+        "ratio_to_faster",
+        "plain_steps_per_s_one_thread",
+        "plain_steps_per_s_all_threads",
+    },
     "flops": {"gflops", "sgemm_gflops", "shares"},
     "collapse": {"ratio_one_run", "ratio_own_steps", "tau", "steps", "paper_steps", "paper_seconds"},
     "layerwise": {"ratio_by_means", "direct_seconds", "direct_peak_mb"},
