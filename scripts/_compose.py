@@ -5,7 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,7 @@ def run_main(main: Callable[[], Any]) -> None:
     with (
         one_line_errors(debug=any(a.lower() == "debug=true" for a in sys.argv)),
         stop_signals(workers=True) if sweep else nullcontext(),
+        _launching() if sweep else nullcontext(),
     ):
         try:
             main()
@@ -195,3 +197,11 @@ def run_main(main: Callable[[], Any]) -> None:
             raise UserError(
                 "a worker process was killed (out of memory?); the same command continues the sweep"
             ) from None
+
+
+def _launching() -> AbstractContextManager[None]:
+    if find_spec("submitit") is None:  # pip install 'nrc[slurm]' brings it
+        return nullcontext()
+    import _slurm
+
+    return _slurm.launching()
