@@ -130,6 +130,8 @@ def one_line(error: Exception) -> str:
         keep = [
             line for line in lines if not line.startswith(("Available options", "full_key", "object_type"))
         ]
+        if "hydra/launcher/submitit" in keep[0]:
+            return "SLURM needs Hydra's submitit launcher: pip install 'nrc[slurm]'"
         return " ".join(keep[:2]).removeprefix("UserError raised while resolving interpolation: ")
     return " ".join(str(error).split())
 

@@ -21,7 +21,7 @@ def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """The command a user gives: four runs of some seconds, measured often, below `folder`."""
     command = [
         sys.executable, str(REPO / "scripts" / "train.py"), "-m", "data=low_rank", "data.n=400", "model.width=64",
-        "optim.weight_decay=0,1e-3", "seed=0,1", "protocol.epochs=5000", "measure.evenly=40", "device=cpu",
+        "optim.weight_decay=0,1e-3", "seed=0,1", "protocol.epochs=3000", "measure.evenly=40", "device=cpu",
         f"hydra.sweep.dir={folder}", *arguments,
     ]  # fmt: skip
     return subprocess.Popen(

@@ -27,6 +27,7 @@ export SLURM_CONF=$home/slurm.conf
 
 stop() {
     trap - EXIT
+    trap '' INT TERM HUP # a second one must not cut this short
     [ -z "${command-}" ] || kill -- "-$command" 2>/dev/null || true
     if [ -f "$home/slurmctld.pid" ]; then
         scancel --quiet --user=root || true
