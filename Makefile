@@ -4,7 +4,7 @@ DATASET ?= all
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: install reproduce-figures report check docs bench test test-slow clean
+.PHONY: install reproduce-figures report check docs bench test test-slow test-slurm clean
 
 install: .venv/installed
 
@@ -42,6 +42,11 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(PY) -m pytest -m slow
+
+# a sweep through a real SLURM of this one machine: Debian's packages, as root (see tests/slurm)
+test-slurm: .venv/installed
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[slurm]'
+	tests/slurm/with_slurm.sh $(PY) -m pytest tests/slurm/sweep.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -7,7 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +31,8 @@ def one_line(error: BaseException) -> str:
             f"{error.override} cannot be parsed; put a value with commas, brackets, ~ or quotes in two pairs of "
             "quotes: 'data.path=\"my file (1).csv\"'"
         )
+    if "hydra/launcher/submitit" in text:
+        return "SLURM needs Hydra's submitit launcher: pip install 'nrc[slurm]'"
     if isinstance(error, MissingConfigException) and error.options:
         return f"there is no {error.missing_cfg_file}; choose one of {', '.join(error.options)}"
     unknown = re.match(r"Could not override '([^']+)'", text)
@@ -83,6 +86,7 @@ def run_main(main: Callable[[], Any]) -> None:
     with (
         one_line_errors(debug=any(a.lower() == "debug=true" for a in sys.argv)),
         stop_signals(workers=True) if sweep else nullcontext(),
+        _launching() if sweep else nullcontext(),
     ):
         check_arguments(sys.argv[1:])
         try:
@@ -93,6 +97,14 @@ def run_main(main: Callable[[], Any]) -> None:
             raise UserError(
                 "a worker process was killed (out of memory?); the same command continues the sweep"
             ) from None
+
+
+def _launching() -> AbstractContextManager[None]:
+    if find_spec("submitit") is None:  # pip install 'nrc[slurm]' brings it
+        return nullcontext()
+    import _slurm
+
+    return _slurm.launching()
 
 
 def check_arguments(arguments: Sequence[str]) -> None:

@@ -23,6 +23,12 @@ from nrc.training.stopping import Interrupted, become_worker
 
 @hydra.main(version_base="1.3", config_path=_compose.CONF, config_name="train")
 def main(cfg: DictConfig) -> None:
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        import _slurm
+
+        with _slurm.requeued():
+            train(cfg)
+        return
     if HydraConfig.get().mode.name == "MULTIRUN":  # the sweep goes on; Hydra reports the member at the end
         if multiprocessing.current_process().name != "MainProcess":
             become_worker(os.getppid())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 REPO = Path(__file__).resolve().parents[1]
 CONF = REPO / "conf"
@@ -60,6 +61,22 @@ def test_every_experiment_composes_and_says_how_to_run_it(experiment: str) -> No
     assert experiment in {name for name, _ in EXPERIMENTS + NEEDS_FILE}, (
         "an experiment that no figure is made from"
     )
+
+
+@pytest.mark.parametrize("launcher", names("hydra/launcher"))
+def test_every_launcher_composes_and_knows_its_settings(launcher: str) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'nrc[slurm]' brings it")
+    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+    chosen = [f"hydra/launcher={launcher}", "hydra.launcher.partition=long", "threads=3"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = compose("train", chosen, return_hydra_config=True).hydra.launcher
+    typed = OmegaConf.merge(
+        OmegaConf.structured(SlurmQueueConf), OmegaConf.to_container(found, resolve=False)
+    )
+    assert set(typed) == set(found), "a setting that the launcher does not have"
+    assert (found.partition, found.cpus_per_task) == ("long", 3)
+    assert found.additional_parameters.requeue is True and found.max_num_timeout > 0
 
 
 def test_published_recipes() -> None:

@@ -94,10 +94,10 @@ def test_cut_within_a_write(whole: Path, tmp_path: Path, file: str, kill: bool) 
     finishes_like(whole, directory)
 
 
-# --- Ctrl-C, SIGTERM
+# --- Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_ends_the_step_and_saves(whole: Path, tmp_path: Path, number: int) -> None:
     directory = tmp_path / "run"
     assert code_of(settings(), directory, progress=AtStep(10, number)) == 11

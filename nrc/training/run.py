@@ -78,8 +78,8 @@ def fit(
         tensorboard: also write the metrics as TensorBoard curves.
 
     Returns:
-        "finished", "interrupted" (by Ctrl-C or SIGTERM, after a checkpoint), "diverged" (also when it had
-        diverged before) or "skipped" (it was finished before).
+        "finished", "interrupted" (by Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2, after a checkpoint), "diverged" (also when it
+        had diverged before) or "skipped" (it was finished before).
 
     Raises:
         UserError: bad settings or data, a directory that holds another run or is in use, a full disk.

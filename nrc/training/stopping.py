@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM (a cluster's notice to leave) only ask to stop: no step, row or file is cut in half."""
+"""Ctrl-C and a cluster's notice to leave (SIGTERM, SIGUSR1 or SIGUSR2) only ask to stop: nothing is cut in half."""
 
 import multiprocessing
 import os
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from nrc.errors import UserError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 _asked: list[int] = []  # the signals received; a worker that was asked once starts nothing more
 _handled = False  # whether this process has its handlers installed
@@ -28,7 +28,7 @@ def asked_to_stop() -> bool:
 
 @contextmanager
 def stop_signals(*, workers: bool = False) -> Iterator[Callable[[], bool]]:
-    """Within the block Ctrl-C and SIGTERM only ask to stop; yields the question whether they did.
+    """Within the block the signals only ask to stop; yields the question whether they did.
 
     Blocks inside one another share the answer, and the outermost forgets it at its end. Outside the main
     thread signals cannot be caught: there, whoever owns the main thread decides.
