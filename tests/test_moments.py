@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nrc.errors import UserError
-from nrc.moments import HALVED_ABOVE, Moments, gram
+from nrc.moments import Moments
 
 RNG = np.random.default_rng(0)
 
@@ -31,14 +31,6 @@ def same(a: Moments, b: Moments, tolerance=1e-12):
         (a.unit.covariance, b.unit.covariance),
     ):
         torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("d", [HALVED_ABOVE, HALVED_ABOVE + 1, 3 * HALVED_ABOVE + 1])
-def test_a_gram_product_in_halves_is_the_whole_one(d):
-    x = RNG.normal(size=(50, d))
-    found = gram(torch.from_numpy(x))
-    np.testing.assert_allclose(found, x.T @ x, rtol=1e-12, atol=1e-12)
-    assert torch.equal(found, found.T)
 
 
 def test_equal_to_direct_numpy():

@@ -187,8 +187,8 @@ def affine_map(layer: Layer) -> tuple[Tensor, Tensor]:
     Directions of Sigma_H below `Layer.feature_tolerance` are rounding and are left out.
     """
     m = layer.moments
-    k = layer.feature_rank
-    basis, values = layer.features.vectors[:, :k], layer.features.values[:k]
+    kept = layer.features.values > layer.feature_tolerance
+    basis, values = layer.features.vectors[:, kept], layer.features.values[kept]
     a = ((m.sigma_hy.T @ basis) / values) @ basis.T
     return a, m.mean_y - a @ m.mean_h
 
