@@ -137,38 +137,41 @@ def sweep_members(
     experiment: str, data: str, protocol: str, outputs: Path, extra: Sequence[str] = ()
 ) -> list[Member]:
     """The runs that `train.py -m experiment=... data=... protocol=...` would make, in the same directories."""
-    overrides = [f"experiment={experiment}", f"data={data}", f"protocol={protocol}", *extra]
-    return members_of(overrides, outputs)
+    chosen = [f"experiment={experiment}", f"data={data}", f"protocol={protocol}"]
+    return members_of(extra, outputs, chosen)
 
 
-def members_of(arguments: Sequence[str], outputs: Path | None = None) -> list[Member]:
+def members_of(
+    arguments: Sequence[str], outputs: Path | None = None, chosen: Sequence[str] = ()
+) -> list[Member]:
     """The runs that `train.py -m` would make of these arguments, in the same directories, each once.
 
     Args:
         arguments: settings, of which some may sweep, as in seed=0,1,2. One that the experiment sweeps as well
             replaces its sweep.
         outputs: stands for the folder outputs; None: as configured.
+        chosen: settings that the experiment's sweep replaces, as it does `protocol` where it compares them.
     """
     parser = OverridesParser.create()
     given = parser.parse_overrides(list(arguments))
     keys = {override.key_or_group for override in given}
     swept = [text for text, override in zip(arguments, given, strict=True) if override.is_sweep_override()]
-    overrides = [text for text in arguments if text not in swept]
+    overrides = [*chosen, *(text for text in arguments if text not in swept)]
     with initialize_config_dir(CONF, version_base="1.3"):
         base = compose("train", [*overrides, MULTIRUN], return_hydra_config=True)
         # the sweep as Hydra's own sweeper expands it; what the sweep sets wins over the choices above
         params = base.hydra.sweeper.params or {}
         sweep = [f"{key}={value}" for key, value in params.items() if key not in keys] + swept
         members = {}
-        for chosen in BasicSweeper.split_arguments(parser.parse_overrides(sweep), None)[0]:
-            groups = [c for c in chosen if "." not in c.split("=")[0] and c.split("=")[0] != "seed"]
+        for point in BasicSweeper.split_arguments(parser.parse_overrides(sweep), None)[0]:
+            groups = [c for c in point if "." not in c.split("=")[0] and c.split("=")[0] != "seed"]
             # composing takes a tenth of a second, so it is done again only when a whole group changes
             cfg = (
                 compose("train", [*overrides, *groups, MULTIRUN], return_hydra_config=True)
                 if groups
                 else base.copy()
             )
-            for key, value in (c.split("=", 1) for c in chosen if c not in groups):
+            for key, value in (c.split("=", 1) for c in point if c not in groups):
                 OmegaConf.update(cfg, key, parser.parse_override(f"{key}={value}").value())
             root = Path(cfg.hydra.sweep.dir)
             place = (outputs / root.relative_to("outputs") if outputs else root) / cfg.hydra.sweep.subdir
