@@ -38,6 +38,7 @@ def collect(
     layers: Sequence[str] | None = None,
     *,
     keep_bytes: int = KEEP_BYTES,
+    positions: str = "pool",
 ) -> dict[str, Moments]:
     """Moments of all layers in one forward pass over the data, in evaluation mode, without gradients.
 
@@ -48,9 +49,11 @@ def collect(
         layers: names as in `named_modules()` (or the model's own labels); a layer is measured at its input,
         with
             suffix ':out' at its output. None: the model's `measured_layers()`, else every Linear and Conv2d
-            that runs. Maps (B, c, h, w) are averaged over positions.
+            that runs.
         keep_bytes: the last layer's features are kept up to this size, for `nrc1_centred`, which needs their
         mean first.
+        positions: "pool" averages maps (B, c, h, w) over positions; "all" takes every position as a sample,
+            with its image's targets.
 
     Returns:
         label -> Moments, in forward order.
@@ -66,7 +69,7 @@ def collect(
     """
     parameter = next(model.parameters(), None)
     chosen = measured_layers(model, layers)
-    taps = Taps(chosen, keep_bytes)
+    taps = Taps(chosen, keep_bytes, positions)
     try:
         with _evaluating(model):
             for batch in batches:

@@ -50,11 +50,14 @@ def _is_conv(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
-def _flat(label: str, module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """One row per sample: maps averaged over positions, sequences flattened together with their targets."""
+def _flat(label: str, module: nn.Module, x: Tensor, y: Tensor, positions: str) -> tuple[Tensor, Tensor]:
+    """One row per sample, or per position of a map; sequences are flattened together with their targets."""
     is_map = _is_conv(module) or (x.ndim == 4 and not isinstance(module, nn.Linear))
     if is_map and x.ndim > 2:
-        x = x.flatten(2).mean(2)
+        maps = x.flatten(2)
+        if positions == "all":
+            return maps.movedim(1, 2).flatten(0, 1), y.repeat_interleave(maps.shape[2], dim=0)
+        x = maps.mean(2)
     if x.ndim > 2 and y.shape[:-1] == x.shape[:-1]:
         return x.flatten(0, -2), y.flatten(0, -2)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
@@ -71,11 +74,14 @@ class Taps:
     Set `targets` (B, n) before each forward pass, and call `end_batch` after it.
     """
 
-    def __init__(self, layers: dict[str, nn.Module], keep_bytes: int = 0) -> None:
+    def __init__(
+        self, layers: dict[str, nn.Module], keep_bytes: int = 0, positions: str = "pool"
+    ) -> None:
         self.moments: dict[str, Moments] = {}
         self.targets: Tensor | None = None
         self._seen: set[str] = set()
         self._budget = keep_bytes
+        self._positions = positions
         self._kept: list[Tensor] = []
         self._last = ""  # the last measured layer in forward order, known after the first batch
         self._first_batch = True
@@ -93,7 +99,7 @@ class Taps:
                 raise UserError(
                     f"layer '{label}' passes {type(x).__name__}, not a tensor; measure a layer inside it"
                 )
-            self._add(label, *_flat(label, module, x.detach(), self.targets))
+            self._add(label, *_flat(label, module, x.detach(), self.targets, self._positions))
 
         return hook
 

@@ -16,6 +16,7 @@ from nrc.record import RunDirectory, environment
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged, batch_order, train_steps
 from nrc.training.measuring import Measurer, Row
+from nrc.training.placement import place
 from nrc.training.settings import RunSettings
 from nrc.training.steppers import Stepper, make_stepper
 
@@ -82,6 +83,7 @@ def fit(
     torch.set_num_threads(threads)
     # reproduction runs are fp32: TF32 would round the products to 10 bits
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True  # a continued run must equal an uninterrupted one
     data = settings.data.load()
     identity = _identity(settings, data)
     run = RunDirectory.open(directory, identity)
@@ -90,8 +92,10 @@ def fit(
         return "skipped"
 
     clock = Clock.of(settings.optim, settings.protocol, len(data.x_train))
-    model = settings.model.build(data.x_train.shape[1], data.y_train.shape[1], settings.seed).to(device)
-    measurer = Measurer(model, data, settings.measure, clock, settings.seed, device)
+    _check_fit(settings, data)
+    model = settings.model.build(data.sizes["inputs"], data.sizes["targets"], settings.seed).to(device)
+    placed = place(data, device, getattr(settings.data, "resident", "auto"))
+    measurer = Measurer(model, placed, settings.measure, clock, settings.seed)
     stepper = make_stepper(model, settings.optim)
     schedule = clock.measured_steps(settings.measure)
     step, spent = _restore(run, model, stepper, measurer)
@@ -104,7 +108,7 @@ def fit(
         f"{settings.optim.weight_decay * clock.tau_at(clock.total_steps):.3g}, on {device}, steps {stepper.name}"
     )
 
-    x, y = (torch.from_numpy(a).to(device) for a in (data.x_train, data.y_train))
+    x, y = placed.x_train, placed.y_train
     order = batch_order(len(x), settings.optim.batch_size, settings.seed, step)
     began = time.monotonic() - spent
     saved = paused = time.monotonic()
@@ -157,6 +161,14 @@ def fit(
     run.end("finished", measurer.state_of_collapse(), **result)
     say(f"{directory}: finished in {seconds:.0f} s; {run.info['reason']}")
     return "finished"
+
+
+def _check_fit(settings: RunSettings, data: RegressionData) -> None:
+    takes_images = getattr(settings.model, "takes_images", False)
+    if data.is_image != takes_images:
+        given, wanted = ("images", "a table") if data.is_image else ("a table", "images")
+        better = "model=resnet18 or resnet34" if data.is_image else "model=mlp"
+        raise UserError(f"{data.name} holds {given}, but this model takes {wanted}; use {better}")
 
 
 def _identity(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
