@@ -74,9 +74,7 @@ class Taps:
     Set `targets` (B, n) before each forward pass, and call `end_batch` after it.
     """
 
-    def __init__(
-        self, layers: dict[str, nn.Module], keep_bytes: int = 0, positions: str = "pool"
-    ) -> None:
+    def __init__(self, layers: dict[str, nn.Module], keep_bytes: int = 0, positions: str = "pool") -> None:
         self.moments: dict[str, Moments] = {}
         self.targets: Tensor | None = None
         self._seen: set[str] = set()

@@ -69,7 +69,7 @@ class ResNetNetwork(nn.Module):
         self.net = _torchvision_resnet(settings)
         self.net.fc = nn.Linear(512, n_out)
         if settings.channels_last:
-            self.net.to(memory_format=torch.channels_last)
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         mean, std = PIXELS[settings.normalise]
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)

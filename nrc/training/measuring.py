@@ -44,9 +44,7 @@ class Measurer:
         seed: draws the fixed samples when the plan asks for fewer than all.
     """
 
-    def __init__(
-        self, model: nn.Module, data: Placed, plan: Measure, clock: Clock, seed: int
-    ) -> None:
+    def __init__(self, model: nn.Module, data: Placed, plan: Measure, clock: Clock, seed: int) -> None:
         self.model, self.clock = model, clock
         index = None
         if plan.samples is not None and plan.samples < len(data.x_train):

@@ -94,6 +94,7 @@ def fit(
     clock = Clock.of(settings.optim, settings.protocol, len(data.x_train))
     _check_fit(settings, data)
     model = settings.model.build(data.sizes["inputs"], data.sizes["targets"], settings.seed).to(device)
+    _check_batches(model, len(data.x_train), settings.optim.batch_size)
     placed = place(data, device, getattr(settings.data, "resident", "auto"))
     measurer = Measurer(model, placed, settings.measure, clock, settings.seed)
     stepper = make_stepper(model, settings.optim)
@@ -169,6 +170,16 @@ def _check_fit(settings: RunSettings, data: RegressionData) -> None:
         given, wanted = ("images", "a table") if data.is_image else ("a table", "images")
         better = "model=resnet18 or resnet34" if data.is_image else "model=mlp"
         raise UserError(f"{data.name} holds {given}, but this model takes {wanted}; use {better}")
+
+
+def _check_batches(model: nn.Module, rows: int, batch_size: int) -> None:
+    # 1x1 maps of one image have no variance over the batch
+    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    if normed and (rows % batch_size or batch_size) == 1:
+        raise UserError(
+            f"the last batch of {rows} rows in batches of {batch_size} holds one row, and BatchNorm needs two; "
+            "use another optim.batch_size"
+        )
 
 
 def _identity(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
