@@ -2,7 +2,7 @@
 
 Each source is a frozen dataclass of settings with `.load() -> RegressionData`:
 Mujoco (expert rollouts), Table (a file of numbers), LowRank (synthetic), Sgemm (GPU run times),
-Carla (driving frames).
+Carla (driving frames), UTKFace (faces and ages).
 """
 
 from nrc.data.base import RegressionData, standardise, train_test_split_indices
@@ -11,6 +11,7 @@ from nrc.data.low_rank import LowRank
 from nrc.data.mujoco import Mujoco
 from nrc.data.sgemm import Sgemm
 from nrc.data.table import Table
+from nrc.data.utkface import UTKFace
 
 __all__ = [
     "Carla",
@@ -19,6 +20,7 @@ __all__ = [
     "RegressionData",
     "Sgemm",
     "Table",
+    "UTKFace",
     "standardise",
     "train_test_split_indices",
 ]

@@ -101,7 +101,10 @@ def _stamps(sources: Sequence[str | Path]) -> Iterator[str]:
         if source.is_dir():
             files = sorted(Path(root) / file for root, _, names in os.walk(source) for file in names)
         for file in files:
-            facts = file.stat()
+            try:
+                facts = file.stat()
+            except OSError as error:
+                raise UserError(f"{file} cannot be read ({error.strerror}); repair or remove it") from error
             yield f"{file.relative_to(source)} {facts.st_size} {facts.st_mtime_ns}"
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -51,7 +52,9 @@ def one_line(file: Path, what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error
+    ) as error:  # fmt: skip
         text = " ".join(str(error).split())
         if "pickle" in text.lower():
             raise UserError(

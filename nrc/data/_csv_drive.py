@@ -50,9 +50,7 @@ def csv_drive(
         k: _numbers(where, rows, i, header[i]) for k, i in found.items() if k != "image" and i is not None
     }
     names, unused = _files(where, store, PurePosixPath(name).parent, [row[found["image"]] for row in rows])
-    notes = (
-        [f"{unused} images that {name} does not name (or beyond data.limit) are left out"] if unused else []
-    )
+    notes = [f"{unused} images that {name} does not name are left out"] if unused and limit is None else []
     values = np.stack([*targets.values()], axis=1) if targets else np.empty((len(rows), 0))
     return ImageFrames(store, names, values, tuple(targets), size, notes)
 

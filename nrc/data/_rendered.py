@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nrc.data._cache import alone
+from nrc.errors import UserError
 
 
 def rendered(
@@ -21,7 +22,13 @@ def rendered(
             if not folder.exists():
                 part = folder.with_name(f"{folder.name}.part")
                 shutil.rmtree(part, ignore_errors=True)
-                part.mkdir()
-                write(part, **settings)
-                part.rename(folder)
+                try:
+                    part.mkdir()
+                    write(part, **settings)
+                    part.rename(folder)
+                except OSError as error:
+                    shutil.rmtree(part, ignore_errors=True)
+                    raise UserError(
+                        f"the drawn {name} cannot be written to {folder} ({error}); set data.cache to another folder"
+                    ) from error
     return folder
