@@ -183,7 +183,7 @@ def test_pretrained_weights_that_cannot_be_had_are_one_line(monkeypatch: pytest.
         raise URLError("no network")
 
     monkeypatch.setattr(torchvision.models, "resnet18", refuse)
-    with pytest.raises(UserError, match="model.pretrained=false"):
+    with pytest.raises(UserError, match="could not be downloaded"):
         ResNet(pretrained=True).build(0, 1, seed=0)
 
 

@@ -233,6 +233,26 @@ def standardised(
     return (x_train, y_train, x_test, y_test), done
 
 
+TARGET_SCALES = ("none", "minmax", "standard")
+
+
+def scaled_targets(mode: str, y: Array, n_train: int) -> tuple[Array, dict[str, Any]]:
+    """Targets (N, n), of which the first n_train are train rows, and what was done (for provenance).
+
+    mode: "none"; "minmax", each column to [0, 1] over the train rows; "standard", to mean 0 and deviation 1.
+    """
+    done: dict[str, Any] = {"scale_targets": mode}
+    if mode == "minmax":
+        low, high = y[:n_train].min(axis=0), y[:n_train].max(axis=0)
+        return (y - low) / np.where(high > low, high - low, 1), done | {
+            "y_min": low.tolist(), "y_max": high.tolist(),
+        }  # fmt: skip
+    if mode == "standard":
+        train, test, mean, scale = standardise(y[:n_train], y[n_train:])
+        return np.concatenate((train, test)), done | {"y_mean": mean.tolist(), "y_scale": scale.tolist()}
+    return y, done
+
+
 def check_choice(option: str, value: Any, choices: Sequence[str]) -> None:
     """One readable line when a setting is not among its choices."""
     if value not in choices:

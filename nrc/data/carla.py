@@ -14,7 +14,7 @@ from nrc.data._drives import HDF5, Hdf5Drive, NpyDrive
 from nrc.data._rendered import rendered
 from nrc.data._road import write_drive
 from nrc.data._store import open_store
-from nrc.data.base import Array, RegressionData, check_choice, check_range
+from nrc.data.base import TARGET_SCALES, Array, RegressionData, check_choice, check_range, scaled_targets
 from nrc.errors import UserError
 
 TARGETS = ("speed", "steer")
@@ -40,7 +40,8 @@ class Carla:
         name: name of the data; run directories of other sources than the stand-in add the file's name.
         path, test_path: as above; test_path is a set of the same layout.
         targets: speed and steer, or one of them, in this order.
-        scale_targets: "none" (NeurIPS 2024) or "minmax": each target to [0, 1] over the train frames (CPAL 2026).
+        scale_targets: "none" (NeurIPS 2024), "minmax": each target to [0, 1] over the train frames (CPAL 2026), or
+            "standard": to mean 0 and deviation 1.
         size: [height, width] in pixels; null keeps the source's (88 x 200).
         limit: only the first `limit` frames of path, and of test_path test_fraction times as many.
         test_fraction, split_seed: of the split by blocks.
@@ -84,7 +85,7 @@ class Carla:
             raise UserError(
                 f"data.targets is {list(self.targets)}; expected [speed,steer], [speed] or [steer]"
             )
-        check_choice("data.scale_targets", self.scale_targets, ("none", "minmax"))
+        check_choice("data.scale_targets", self.scale_targets, TARGET_SCALES)
         check_choice("data.resident", self.resident, RESIDENT)
         check_range("data.limit", self.limit, 3)
         check_range("data.rendered", self.rendered, 20)
@@ -121,11 +122,7 @@ class Carla:
         names = list(data.manifest["target_names"])
         _check_targets(data.manifest["where"], names, self.targets)
         y = data.targets[:, [names.index(name) for name in self.targets]]
-        done: dict[str, Any] = {"scale_targets": self.scale_targets}
-        if self.scale_targets == "minmax":
-            low, high = y[: data.n_train].min(axis=0), y[: data.n_train].max(axis=0)
-            y = (y - low) / np.where(high > low, high - low, 1)
-            done |= {"y_min": low.tolist(), "y_max": high.tolist()}
+        y, done = scaled_targets(self.scale_targets, y, data.n_train)
         manifest = data.manifest
         provenance = {
             "source": "drawn stand-in" if not self.path else "files", "where": manifest["where"],

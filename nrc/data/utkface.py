@@ -12,7 +12,7 @@ from nrc.data._face import write_faces
 from nrc.data._image_frames import ImageFrames, Unreadable, listed
 from nrc.data._rendered import rendered
 from nrc.data._store import Store, is_image, open_store
-from nrc.data.base import Array, RegressionData, check_choice, check_range
+from nrc.data.base import TARGET_SCALES, Array, RegressionData, check_choice, check_range, scaled_targets
 from nrc.data.carla import RESIDENT
 from nrc.errors import UserError
 
@@ -33,6 +33,7 @@ class UTKFace:
     Args:
         name: name of the data; run directories of other sources than the stand-in add the file's name.
         path: a folder or tar (.tar, .tar.gz) of crops; null: a stand-in that is drawn once.
+        scale_targets: "none" (as published), "minmax" or "standard", over the train faces.
         size: pixels of a side after resizing (200 as published, 128 in CPAL 2026).
         limit: only this many faces, drawn with split_seed, as the names are sorted by age.
         test_fraction, split_seed: of the random split.
@@ -51,6 +52,7 @@ class UTKFace:
 
     name: str = "utkface"
     path: str | None = None
+    scale_targets: str = "none"
     size: int = 64
     limit: int | None = None
     test_fraction: float = 0.2
@@ -68,6 +70,7 @@ class UTKFace:
         check_range("data.split_seed", self.split_seed, 0, 2**32 - 1)
         check_range("data.rendered", self.rendered, 10)
         check_range("data.render_seed", self.render_seed, 0, 2**32 - 1)
+        check_choice("data.scale_targets", self.scale_targets, TARGET_SCALES)
         check_choice("data.unreadable", self.unreadable, ("stop", "skip"))
         check_choice("data.resident", self.resident, RESIDENT)
 
@@ -94,13 +97,14 @@ class UTKFace:
         }  # fmt: skip
         found = decoded(self.cache, "utkface", settings, [path], lambda: self._open(path))
         manifest, n = found.manifest, found.n_train
+        y, done = scaled_targets(self.scale_targets, found.targets, n)
         provenance = {
             "source": "files" if self.path else "drawn stand-in", "where": manifest["where"],
             "source_sha256": manifest["source_sha256"], "pixels_sha256": manifest["pixels_sha256"],
             "split": "random, copies together", "split_seed": self.split_seed, "limit": self.limit,
-            "notes": manifest["notes"],
+            "notes": manifest["notes"], **done,
         }  # fmt: skip
-        x, y = found.pixels, found.targets
+        x = found.pixels
         kind = "real" if self.path else "stand-in"
         return RegressionData(
             self.data_name, x[:n], y[:n], x[n:], y[n:], ("image",), ("age",), kind, provenance
