@@ -37,15 +37,17 @@ from nrc.figures._style import (
 )
 from nrc.metrics.depth import RULE, first_collapsed_layer
 
-EXPERIMENTS = ("deep", "low_rank")
+EXPERIMENTS = ("deep", "low_rank", "images")
 ALSO_IN_CSV = ("feature_weight_alignment_k", "feature_rank", "weight_rank")
 
 
 def draw(runs: Runs) -> list[Drawing]:
-    """`deep_<data>` for each data set of the experiment `deep`, and `low_rank`."""
+    """`deep_<data>` for each data set of the experiment `deep`, else of `images`; and `low_rank`."""
     drawings = []
     for experiment in EXPERIMENTS:
         for data in runs.of(experiment):
+            if experiment == "images" and data in runs.of("deep"):
+                continue
             main = runs.headline(experiment, data)
             if main and all(run.snapshots for run in main):
                 drawings.append(_one(runs, experiment, data, main))
@@ -93,8 +95,8 @@ def _one(runs: Runs, experiment: str, data: str, main: list[Run]) -> Drawing:
         metric="first_collapsed_layer",
         series="headline",
     )
-    chosen = "low_rank" if low_rank else f"deep_{data.partition('-')[0]}"
-    name = data if data == experiment else f"{experiment}_{data}"
+    chosen = f"deep_{data.partition('-')[0]}" if experiment == "deep" else experiment
+    name = data if data == experiment else f"deep_{data}"
     title = f"Collapse layer by layer, {pretty(data, main)}"
     caption = _caption(main, control, first, low_rank)
     return Drawing(
