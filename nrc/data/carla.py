@@ -18,6 +18,7 @@ from nrc.data.base import TARGET_SCALES, Array, RegressionData, check_choice, ch
 from nrc.errors import UserError
 
 TARGETS = ("speed", "steer")
+DRAWING = 1  # version of the stand-in: another number has it drawn again
 RESIDENT = ("auto", "device", "stream")
 
 
@@ -101,7 +102,7 @@ class Carla:
         """The name that goes into the run directory."""
         if not self.path:
             return self.name
-        stem = _files(self.path)[0].name.split(".")[0]
+        stem = _files(self.path)[0].resolve().name.split(".")[0]
         return f"{self.name}-{re.sub(r'[^A-Za-z0-9_-]+', '_', stem)}"
 
     @property
@@ -115,9 +116,8 @@ class Carla:
 
     def load(self) -> RegressionData:
         """Read the cache, or decode into it first; split and scale the targets."""
-        path = self.path or rendered(
-            self.cache, "carla", 1, {"frames": self.rendered, "seed": self.render_seed}, write_drive
-        )
+        drawn = {"frames": self.rendered, "seed": self.render_seed}
+        path = self.path or rendered(self.cache, "carla", DRAWING, drawn, write_drive)
         data = self._decoded(path)
         names = list(data.manifest["target_names"])
         _check_targets(data.manifest["where"], names, self.targets)

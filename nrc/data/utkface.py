@@ -79,7 +79,7 @@ class UTKFace:
         """The name that goes into the run directory."""
         if not self.path:
             return self.name
-        return f"{self.name}-{re.sub(r'[^A-Za-z0-9_-]+', '_', Path(self.path).name.split('.')[0])}"
+        return f"{self.name}-{re.sub(r'[^A-Za-z0-9_-]+', '_', Path(self.path).expanduser().resolve().name.split('.')[0])}"
 
     def load(self) -> RegressionData:
         """Read the cache, or decode into it first."""
