@@ -113,7 +113,7 @@ def _one(runs: Runs, experiment: str, data: str, main: list[Run]) -> Drawing:
 def _x_label(run: Run) -> str:
     if run.layers[0].startswith("fc"):
         return "layer (input of fc1, fc2, ...)"
-    return "layer (inputs of the convolutions and of fc)"
+    return "input of conv 1, 2, ... and fc"
 
 
 def first_layer(main: list[Run]) -> int | None:

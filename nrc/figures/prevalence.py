@@ -168,6 +168,11 @@ def _caption(columns: dict[str, list[Run]], controls: dict[str, list[Run]], kind
         "Each seed thin, the geometric mean thick (R^2: arithmetic); tau = 0 sits at the left edge. "
         "NRC3 is taken at the best gamma of each moment; with one target it is 0 by definition and not drawn."
     )
+    if kind in IMAGES:
+        note += (
+            " Measured with BatchNorm's running statistics, which lag behind the weights while the learning rate is "
+            "high: the curves jump where it drops."
+        )
     if kind == "relu":
         note += (
             " Thin grey: the MSE of an earlier generation of the paper's runs on the paper's data, not ours; "

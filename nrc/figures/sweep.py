@@ -96,7 +96,8 @@ def _panel(
             labels = {"data": group[0].data, "metric": metric, "weight_decay": value}
             sheet.note(end, alive.iloc[-1:], series=group[0].why(metric) or "undefined from here", **labels)
     if metric == "r2":
-        panel.set_ylim(min(panel.get_ylim()[0], 0.0), max(panel.get_ylim()[1], 0.1))
+        # a bad start (say, BatchNorm's running statistics after a few steps) must not hide the rest
+        panel.set_ylim(max(min(panel.get_ylim()[0], 0.0), -1.0), max(panel.get_ylim()[1], 0.1))
     else:
         log_axis(panel, top=1.0 if metric in ("nrc1", "nrc2") else None)
 
