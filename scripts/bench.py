@@ -75,7 +75,9 @@ def layerwise_cost(
     }  # fmt: skip
 
 
-def layerwise_memory(counts: tuple[int, ...] = (256, 1024, 4096), size: tuple[int, int] = (32, 72)) -> dict[str, Any]:
+def layerwise_memory(
+    counts: tuple[int, ...] = (256, 1024, 4096), size: tuple[int, int] = (32, 72)
+) -> dict[str, Any]:
     """Peak memory of a process that measures ResNet18 on more and more images, streamed in batches of 64.
 
     With the last layer's features kept (2 kB an image up to 256 MB; `nrc1_centred` needs them) and without.

@@ -71,9 +71,10 @@ def test_layers_are_named_as_in_the_network_and_published_curves_are_those_of_th
     assert published.layer.max() == len(POINTS)  # cut to the layers that are there; 17 in the file
     main = table[(table.series == "headline") & (table.metric == "noise")]
     assert sorted(main.layer.unique()) == [1, 2, 3, 4]
-    assert "input channels, averaged over the image" in json.loads((drawn / "captions.json").read_text())[
-        "deep_carla_2d"
-    ]["caption"]
+    assert (
+        "input channels, averaged over the image"
+        in json.loads((drawn / "captions.json").read_text())["deep_carla_2d"]["caption"]
+    )
 
 
 def test_own_recipe_wins_over_the_prevalence_runs(tmp_path: Path) -> None:

@@ -35,7 +35,15 @@ class Noise:
         y = np.stack([x.mean((1, 2, 3)) - 127, x[:, :12].mean((1, 2, 3)) - 127], 1).astype(np.float32)
         k = self.train
         return RegressionData(
-            "noise", x[:k], y[:k], x[k:], y[k:], ("image",), ("a", "b"), "synthetic", {"pixels_sha256": "0" * 64}
+            "noise",
+            x[:k],
+            y[:k],
+            x[k:],
+            y[k:],
+            ("image",),
+            ("a", "b"),
+            "synthetic",
+            {"pixels_sha256": "0" * 64},
         )
 
 
@@ -43,7 +51,9 @@ def settings(folder: Path, **changes: object) -> RunSettings:
     values = {
         "data": Noise(str(folder)),
         "model": ResNet(),
-        "optim": Optim(lr=0.003, momentum=0.9, weight_decay=0.01, batch_size=16, loss_scale=1.0, milestones=[0.5]),
+        "optim": Optim(
+            lr=0.003, momentum=0.9, weight_decay=0.01, batch_size=16, loss_scale=1.0, milestones=[0.5]
+        ),
         "protocol": Protocol(epochs=2),
         "measure": Measure(log_spaced=0, evenly=2, layers="last"),
     }
@@ -125,8 +135,12 @@ def test_pixels_stay_uint8_in_the_memory_map(tmp_path: Path) -> None:
 def test_where_images_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """auto: on the device when they take at most half of its free memory."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 2000))
-    assert placement._goes_to_device(500, "cuda", "auto") and not placement._goes_to_device(501, "cuda", "auto")
-    assert not placement._goes_to_device(1, "cuda", "stream") and not placement._goes_to_device(1, "cpu", "auto")
+    assert placement._goes_to_device(500, "cuda", "auto") and not placement._goes_to_device(
+        501, "cuda", "auto"
+    )
+    assert not placement._goes_to_device(1, "cuda", "stream") and not placement._goes_to_device(
+        1, "cpu", "auto"
+    )
     with pytest.raises(UserError, match=r"use data\.resident=stream"):
         placement._goes_to_device(501, "cuda", "device")
 

@@ -52,7 +52,9 @@ def test_pixels_are_scaled_as_torchvision_does(net: ResNetNetwork, batch: tuple)
     with torch.no_grad():
         torch.testing.assert_close(net(x), net.net(scaled), rtol=1e-3, atol=1e-4)
         half = ResNet(normalise="half").build(0, 2, seed=0).eval()
-        torch.testing.assert_close(half(x), half.net((x.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            half(x), half.net((x.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_the_seed_makes_the_network_and_leaves_the_global_generator_alone() -> None:
@@ -91,7 +93,13 @@ def test_every_point_equals_measuring_its_pooled_input_directly(net: ResNetNetwo
         # c_in x (c_out kh kw), whose left singular vectors are this matrix's right ones
         unfolded = np.moveaxis(weight, 1, -1).reshape(-1, weight.shape[1])
         want = measure_with_reasons(features, y, unfolded).values
-        for metric in ("noise", "cka", "stable_rank_weights", "feature_weight_alignment", "stable_rank_covariance"):
+        for metric in (
+            "noise",
+            "cka",
+            "stable_rank_weights",
+            "feature_weight_alignment",
+            "stable_rank_covariance",
+        ):
             assert table[name][metric] == pytest.approx(want[metric], rel=1e-4), (name, metric)
         assert features.shape[1] == {"layer1.0.conv1": 64, "layer2.0.conv1": 64}.get(name, 512)
 
@@ -115,8 +123,12 @@ def test_measuring_uses_and_keeps_the_running_statistics(net: ResNetNetwork, bat
     net.train()
     first = collect(net, [batch])["fc"].sigma_h
     again = collect(net, [(batch[0][:8], batch[1][:8]), (batch[0][8:], batch[1][8:])])["fc"].sigma_h
-    assert net.training and torch.equal(before[0], norm.running_mean) and before[1] == norm.num_batches_tracked
-    torch.testing.assert_close(first, again, rtol=1e-4, atol=1e-7)  # batch statistics would depend on the split
+    assert (
+        net.training and torch.equal(before[0], norm.running_mean) and before[1] == norm.num_batches_tracked
+    )
+    torch.testing.assert_close(
+        first, again, rtol=1e-4, atol=1e-7
+    )  # batch statistics would depend on the split
 
 
 def test_autocast_trains_in_bfloat16_and_measures_in_float32(batch: tuple) -> None:
@@ -196,7 +208,9 @@ def test_collapsed_maps_are_seen_as_collapsed() -> None:
     """Channels that are the targets in every position: noise 0 and CKA 1 at a convolution, by both readings."""
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(64, 2, generator=generator)
-    x = (y @ torch.linalg.qr(torch.randn(6, 2, generator=generator)).Q.T)[:, :, None, None].expand(-1, -1, 3, 3)
+    x = (y @ torch.linalg.qr(torch.randn(6, 2, generator=generator)).Q.T)[:, :, None, None].expand(
+        -1, -1, 3, 3
+    )
     model = nn.Sequential(nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(4, 2))
     for positions in ("pool", "all"):
         values = measure_layers(model, nrc.collect(model, [(x, y)], positions=positions))["0"]
