@@ -152,7 +152,7 @@ def _key(panels: Panels, first: int | None) -> list[Line2D]:
                 color=C2,
                 lw=1.6,
                 alpha=0.55,
-                label=f"first collapsed layer ({main.layers[first - 1]})",
+                label=f"first collapsed: {main.layers[first - 1]}",
             )
         )
     if len(main.snapshots["sigma"]) > 2 and math.isfinite(main.last("noise_alignment")):
