@@ -51,6 +51,7 @@ def collect(
     layers: Sequence[str] | None = None,
     *,
     keep_bytes: int = KEEP_BYTES,
+    positions: str = "pool",
 ) -> dict[str, Moments]:
     """Moments of all layers in one forward pass over the data, in evaluation mode, without gradients.
 
@@ -62,10 +63,11 @@ def collect(
             position, (B, T, d), targets (B, T, n). mask: targets' shape without n, True where a row counts.
         layers: names as in `named_modules()` (or the model's own labels); a layer is measured at its input,
             with suffix ':out' at its output. None: the model's `measured_layers()`, else every Linear,
-            convolution and self-attention (at its fused in-projection). Maps (B, c, h, w) are averaged over
-            positions.
+            convolution and self-attention (at its fused in-projection).
         keep_bytes: the last layer's features are kept up to this size, for `nrc1_centred`, which needs their
             mean first.
+        positions: "pool" averages maps (B, c, h, w) over positions; "all" takes every position as a sample,
+            with its image's targets.
 
     Returns:
         label -> Moments, in forward order.
@@ -80,7 +82,7 @@ def collect(
         >>> {label: (m.count, m.d) for label, m in moments.items()}
         {'0': (48, 4), '2': (48, 8)}
     """
-    moments, skipped = collect_with_skipped(model, batches, layers, keep_bytes)
+    moments, skipped = collect_with_skipped(model, batches, layers, keep_bytes, positions)
     if skipped:
         named = [f"'{label}' {reason}" for label, reason in skipped.items()]
         more = f"; and {len(named) - 3} more: CollapseMonitor.skipped lists all" if len(named) > 3 else ""
@@ -89,14 +91,18 @@ def collect(
 
 
 def collect_with_skipped(
-    model: nn.Module, batches: Iterable[Any], layers: Sequence[str] | None, keep_bytes: int = KEEP_BYTES
+    model: nn.Module,
+    batches: Iterable[Any],
+    layers: Sequence[str] | None,
+    keep_bytes: int = KEEP_BYTES,
+    positions: str = "pool",
 ) -> tuple[dict[str, Moments], dict[str, str]]:
     """`collect` without the warning: the moments, and label -> why a layer was left out."""
     network = unwrapped(model)
     parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
     chosen = measured_layers(model, layers)
     skipped = default_layers(model)[1]
-    taps = Taps(chosen, keep_bytes, strict=layers is not None)
+    taps = Taps(chosen, keep_bytes, strict=layers is not None, positions=positions)
     try:
         with _evaluating(network):
             for batch in batches:

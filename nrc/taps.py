@@ -25,8 +25,13 @@ def _input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return given["query"]
 
 
-def _rows(module: nn.Module, x: Any, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One row per target row: sequences flattened together with their targets, other maps averaged."""
+def _rows(
+    module: nn.Module, x: Any, y: Tensor, mask: Tensor | None, every_position: bool
+) -> tuple[Tensor, Tensor]:
+    """One row per target row: sequences flattened together with their targets, other maps averaged.
+
+    With `every_position` a map has a row for each of its positions, all with the targets of their image.
+    """
     if isinstance(x, tuple | list) and x:
         x = x[0]  # what recurrent and attention layers put out first
     if not isinstance(x, Tensor):
@@ -34,8 +39,13 @@ def _rows(module: nn.Module, x: Any, y: Tensor, mask: Tensor | None) -> tuple[Te
     x = x.detach()
     if isinstance(module, CONVOLUTIONS) or (x.ndim == 4 and not isinstance(module, nn.Linear | nn.LayerNorm)):
         positions = x.movedim(1, -1)
-        fits = x.ndim > 2 and positions.shape[:-1] == y.shape[:-1]
-        x = positions if fits else x.mean(tuple(range(2, x.ndim))) if x.ndim > 2 else x
+        if x.ndim > 2 and every_position and y.ndim == 2 and len(x) == len(y):
+            many = positions[0, ..., 0].numel()
+            x, y = positions.flatten(0, -2), y.repeat_interleave(many, 0)
+            mask = None if mask is None else mask.repeat_interleave(many, 0)
+        elif x.ndim > 2:
+            fits = positions.shape[:-1] == y.shape[:-1]
+            x = positions if fits else x.mean(tuple(range(2, x.ndim)))
     if x.shape[:-1] != y.shape[:-1] or x.ndim < 2:
         remedy = "give one target row per feature row, (B, T, n) for (B, T, d)"
         if x.ndim > 2 and y.ndim == 2:
@@ -58,7 +68,14 @@ class Taps:
     after it. A layer that cannot be measured goes to `skipped` with the reason, or raises if `strict`.
     """
 
-    def __init__(self, layers: dict[str, nn.Module], keep_bytes: int = 0, *, strict: bool = True) -> None:
+    def __init__(
+        self,
+        layers: dict[str, nn.Module],
+        keep_bytes: int = 0,
+        *,
+        strict: bool = True,
+        positions: str = "pool",
+    ) -> None:
         self.moments: dict[str, Moments] = {}
         self.skipped: dict[str, str] = {}
         self.targets: Tensor | None = None
@@ -68,6 +85,7 @@ class Taps:
         self._strict = strict
         self._seen: set[str] = set()
         self._budget = keep_bytes
+        self._every_position = positions == "all"
         self._kept: list[Tensor] = []
         self._last = ""  # the last measured layer in forward order, known after the first batch
         self._first_batch = True
@@ -82,7 +100,7 @@ class Taps:
                 return
             try:
                 x = out if output else _input(module, args, kwargs)
-                self._add(label, *_rows(module, x, self.targets, self.mask))
+                self._add(label, *_rows(module, x, self.targets, self.mask, self._every_position))
             except Unmeasurable as reason:
                 if self._strict:
                     raise UserError(f"layer '{label}' {reason}; or leave it out of layers=[...]") from None

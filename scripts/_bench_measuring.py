@@ -14,6 +14,7 @@ from nrc.models import MLP, MLPNetwork
 from nrc.training import Clock
 from nrc.training.loop import batch_order, train_steps
 from nrc.training.measuring import Measurer
+from nrc.training.placement import place
 from nrc.training.steppers import make_stepper
 
 N_IN, N_OUT, BATCH = 20, 4, 4096
@@ -118,7 +119,7 @@ def _measuring_share(
     clock = Clock.of(optim, settings.protocol, len(found.x_train))
     model = settings.model.build(found.x_train.shape[1], found.y_train.shape[1], 0)
     stepper = make_stepper(model, optim)
-    measurer = Measurer(model, found, settings.measure, clock, 0, "cpu")
+    measurer = Measurer(model, place(found, "cpu"), settings.measure, clock, 0)
     x, y = torch.from_numpy(found.x_train), torch.from_numpy(found.y_train)
     order = batch_order(len(x), optim.batch_size, 0)
     measurer.rows(0)  # the null values, drawn once in a run

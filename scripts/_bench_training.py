@@ -23,6 +23,7 @@ from nrc.record import read_info
 from nrc.training import Clock, Measure, Optim, Protocol, RunSettings
 from nrc.training.loop import batch_order, train_steps
 from nrc.training.measuring import Measurer
+from nrc.training.placement import place
 from nrc.training.pool import Member, run_all
 from nrc.training.steppers import make_stepper
 
@@ -194,7 +195,7 @@ def _collapse(settings: RunSettings, threshold: float, seed: int, every: int = 2
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     stepper = make_stepper(model, optim)
-    measurer = Measurer(model, data, settings.measure, clock, seed, "cpu")
+    measurer = Measurer(model, place(data, "cpu"), settings.measure, clock, seed)
     order, seconds = batch_order(len(x), optim.batch_size, seed), 0.0
     for step in range(0, clock.total_steps, every):
         measurer.rows(step)

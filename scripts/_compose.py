@@ -128,6 +128,8 @@ def cost(settings: RunSettings) -> float:
     rows = getattr(data, "train_size", None) or getattr(data, "n", 1000)
     steps = Clock.of(optim, settings.protocol, rows).total_steps
     weights = getattr(model, "num_layers", 4) * getattr(model, "width", 256) ** 2
+    if getattr(model, "takes_images", False):
+        weights = 1e7 * model.depth  # type: ignore[attr-defined]
     return steps * (6.0 * optim.batch_size * weights + 1e8)
 
 

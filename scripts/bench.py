@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
 
+import _bench_images
 import _bench_measuring
 import _bench_training
 import torch
@@ -23,7 +24,9 @@ from _bench_tools import machine
 
 from nrc.record import write_json
 
-BENCHES: dict[str, Callable[[], dict[str, Any]]] = _bench_training.BENCHES | _bench_measuring.BENCHES
+BENCHES: dict[str, Callable[[], dict[str, Any]]] = (
+    _bench_training.BENCHES | _bench_measuring.BENCHES | _bench_images.BENCHES
+)
 
 
 def main() -> None:

@@ -31,9 +31,15 @@ EXPERIMENTS = [
     *[("ufm", data) for data in MUJOCO],
     ("animation", "swimmer"),
 ]
+# the image sets, on drawn stand-ins unless --path gives a real one; all layers are measured
+IMAGES = [("images", data) for data in ("carla_2d", "carla_1d", "utkface")]
+EXPERIMENTS += IMAGES
+# the CPAL 2026 paper's own image recipes take a GPU: a quick run would stop at a small part of their decay budget
+LONG_IMAGES = [("deep_carla_2d", "carla_2d"), ("deep_utkface", "utkface")]
 # run only when the user has the file, which may not be shipped
 NEEDS_FILE = [("sgemm", "sgemm"), ("sgemm_decay", "sgemm")]
-DATASETS = (*MUJOCO, "low_rank", "sgemm")
+IMAGE_SETS = tuple(data for _, data in IMAGES)
+DATASETS = (*MUJOCO, "low_rank", "sgemm", *IMAGE_SETS)
 
 
 def main() -> None:
@@ -42,6 +48,9 @@ def main() -> None:
     parser.add_argument("--dataset", default="all", choices=("all", *DATASETS))
     parser.add_argument(
         "--sgemm", metavar="FILE", help="sgemm_product.csv or .csv.gz of UCI: adds its figures"
+    )
+    parser.add_argument(
+        "--path", metavar="FILE", help="real frames or faces for --dataset carla_2d, carla_1d or utkface"
     )
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument(
@@ -54,8 +63,13 @@ def main() -> None:
             "sgemm needs its file: --sgemm FILE (README, 'Bring your own data', says where it is)"
         )
 
+    if args.path and args.dataset not in IMAGE_SETS:
+        raise UserError(f"--path needs --dataset {', '.join(IMAGE_SETS)}, one of them")
+
     began = time.monotonic()
-    chosen = [(experiment, data, []) for experiment, data in EXPERIMENTS]
+    experiments = EXPERIMENTS + (LONG_IMAGES if args.protocol != "quick" else [])
+    real = [f"data.path={args.path}"] if args.path else []
+    chosen = [(experiment, data, real) for experiment, data in experiments]
     if args.sgemm:
         path = existing(args.sgemm, "--sgemm")  # now, and not after everything else has run
         chosen += [
@@ -81,7 +95,7 @@ def main() -> None:
     from nrc.figures import draw_all
     from nrc.report.html import write_report
 
-    headline = _compose.headlines(EXPERIMENTS + NEEDS_FILE, args.protocol)
+    headline = _compose.headlines(experiments + NEEDS_FILE, args.protocol)
     for path in draw_all(args.outputs, args.protocol, headline=headline):
         print(path)
     write_report(args.outputs, args.protocol, headline=headline)

@@ -13,6 +13,7 @@ import torch
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
+import _bench_images  # noqa: E402
 import _bench_measuring  # noqa: E402
 import _bench_tools  # noqa: E402
 import _bench_training  # noqa: E402
@@ -25,6 +26,8 @@ TOY: dict[str, dict[str, Any]] = {
     "layerwise": {"samples": (40, 80), "direct": (40,), "widths": (8, 16), "depth": 3},
     "measuring": {"data": ("swimmer",), "rows": 1, "repeats": 1},
     "monitor": {"epoch": 100, "subset": 50, "sample": 64, "size": 32, "repeats": 1},
+    "images": {"count": 4, "size": (32, 32), "repeats": 1},
+    "images_memory": {"counts": (4, 8), "size": (32, 32)},
 }
 KEYS = {
     "sweep": {
@@ -38,6 +41,8 @@ KEYS = {
     "layerwise": {"ratio_by_means", "direct_seconds", "direct_peak_mb"},
     "measuring": {"milliseconds_each", "share_deep"},
     "monitor": {"forward_images_per_s", "measured_images_per_s", "added_per_image", "metrics_seconds"},
+    "images": {"points", "forward_images_per_s", "measured_images_per_s", "metrics_seconds"},
+    "images_memory": set(),
 }
 TABLES = {  # what grows, and what is said at each of its values
     "sweep": [("members", "member_steps_per_s")],
@@ -46,6 +51,8 @@ TABLES = {  # what grows, and what is said at each of its values
     "layerwise": [("samples", "seconds"), ("samples", "peak_mb"), ("widths", "seconds_at_width")],
     "measuring": [("data", "share")],
     "monitor": [],
+    "images": [],
+    "images_memory": [("images", "peak_mb"), ("images", "peak_mb_nothing_kept")],
 }
 
 
@@ -64,7 +71,8 @@ def test_a_benchmark_writes_what_it_promises(
     def here(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
-    monkeypatch.setattr(_bench_measuring, "in_fresh_process", here)  # starting one takes seconds
+    for module in (_bench_measuring, _bench_images):  # starting a process takes seconds
+        monkeypatch.setattr(module, "in_fresh_process", here)
     monkeypatch.setitem(bench.BENCHES, name, lambda whole=bench.BENCHES[name]: whole(**TOY[name]))
     monkeypatch.setattr(sys, "argv", ["bench.py", name, "--outputs", str(tmp_path)])
     bench.main()

@@ -14,7 +14,7 @@ CONF = REPO / "conf"
 sys.path.insert(0, str(REPO / "scripts"))
 
 import _compose  # noqa: E402
-from reproduce_figures import EXPERIMENTS, NEEDS_FILE  # noqa: E402
+from reproduce_figures import EXPERIMENTS, LONG_IMAGES, NEEDS_FILE  # noqa: E402
 
 from nrc.errors import UserError  # noqa: E402
 from nrc.training import RunSettings  # noqa: E402
@@ -48,7 +48,8 @@ def test_every_data_set_composes_with_every_protocol(data: str, protocol: str) -
 
 @pytest.mark.parametrize("model", names("model"))
 def test_every_model_composes_and_builds(model: str) -> None:
-    network = settings(f"model={model}", "model.width=8").model.build(5, 2, seed=0)
+    narrow = [] if model.startswith("resnet") else ["model.width=8"]
+    network = settings(f"model={model}", *narrow).model.build(5, 2, seed=0)
     assert list(network.measured_layers())[-1].startswith("fc")  # type: ignore[operator]
 
 
@@ -58,7 +59,7 @@ def test_every_experiment_composes_and_says_how_to_run_it(experiment: str) -> No
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"  # Hydra wants this first
     assert lines[1].startswith("# python scripts/train.py") and f"experiment={experiment}" in lines[1]
-    assert experiment in {name for name, _ in EXPERIMENTS + NEEDS_FILE}, (
+    assert experiment in {name for name, _ in EXPERIMENTS + NEEDS_FILE + LONG_IMAGES}, (
         "an experiment that no figure is made from"
     )
 
@@ -94,6 +95,33 @@ def test_published_recipes() -> None:
         deep = settings(f"experiment=deep_{data}", "protocol=paper")
         assert (deep.optim.weight_decay, deep.optim.lr, deep.optim.momentum) == (wd, lr, 0.9)
         assert (deep.optim.batch_size, deep.protocol.epochs, deep.optim.loss_scale) == (128, 1000, 1.0)
+
+
+def test_published_image_recipes() -> None:
+    """nrc_prevalence, section 3, and deep_nrc, section 1: CARLA and UTKFace."""
+    sweeps = {
+        "carla_2d": "1e-1,1e-2,5e-3,5e-4,0", "carla_1d": "1e-1,1e-2,1e-3,1e-4,0", "utkface": "1e-1,5e-2,1e-2,5e-4,0",
+    }  # fmt: skip
+    for data, sweep in sweeps.items():
+        members = _compose.sweep_members("images", data, "paper", Path("outputs"))
+        assert {m.settings.optim.weight_decay for m in members} == {float(v) for v in sweep.split(",")}
+        assert {m.settings.seed for m in members} == {0, 1} and len(members) == 10
+        paper = settings("experiment=images", f"data={data}", "protocol=paper")
+        optim, depth = paper.optim, 34 if data == "utkface" else 18
+        assert (optim.lr, optim.momentum, optim.batch_size, optim.weight_decay) == (1e-3, 0.9, 512, 0.1)
+        assert (paper.protocol.epochs, optim.loss_scale, optim.milestones) == (100, 1.0, [0.5, 0.75])
+        assert (paper.model.depth, paper.model.pretrained) == (depth, False)  # type: ignore[attr-defined]
+        assert paper.data.scale_targets == "none"  # type: ignore[attr-defined]
+    for data, lr, wd, batch, epochs, depth in (
+        ("carla_2d", 0.01, 5e-3, 128, 250, 18),
+        ("utkface", 0.001, 5e-4, 512, 100, 34),
+    ):
+        deep = settings(f"experiment=deep_{data}", "protocol=paper")
+        assert (deep.optim.lr, deep.optim.weight_decay, deep.optim.batch_size) == (lr, wd, batch)
+        assert (deep.protocol.epochs, deep.optim.momentum, deep.optim.loss_scale) == (epochs, 0.9, 1.0)
+        assert deep.model.depth == depth  # type: ignore[attr-defined]
+    assert settings("experiment=deep_carla_2d", "protocol=paper").data.limit == 50_000  # type: ignore[attr-defined]
+    assert settings("experiment=deep_utkface", "protocol=paper").model.normalise == "half"  # type: ignore[attr-defined]
 
 
 def test_length_given_by_the_user_wins_over_the_recipe() -> None:

@@ -62,20 +62,30 @@ def write_run(
     vanish_after: int | None = None,
     place: str = "",
     exact_zero: bool = False,
+    kind: str = "own experts",
+    names: list[str] | None = None,
+    model: dict | None = None,
 ) -> Path:
     """A finished run whose NRCs decay as exp(-wd tau) and, if asked, vanish after a step."""
     path = outputs / folder / data / place / f"wd={wd:g}" / f"seed={seed}"
-    model = {"kind": "MLP", "num_layers": layers, "width": 8, "bias": True, "feature_activation": "relu"}
+    model = model or {
+        "kind": "MLP",
+        "num_layers": layers,
+        "width": 8,
+        "bias": True,
+        "feature_activation": "relu",
+    }
     identity = {
         "data": {"name": data, "sha256": "0" * 64},
         "model": model,
         "optim": {"lr": 0.1, "momentum": 0.9, "weight_decay": wd},
         "protocol": {"name": protocol},
+        "measure": {},
         "seed": seed,
     }
     run = RunDirectory.open(path, identity)
-    run.start({}, {}, {"sha256": "0" * 64, "kind": "own experts", "describe": ""})
-    names = [f"fc{k}" for k in range(1, layers + 1)]
+    run.start({}, {}, {"sha256": "0" * 64, "kind": kind, "describe": ""})
+    names = names or [f"fc{k}" for k in range(1, layers + 1)]
     rows = []
     for step in STEPS:
         when = (step / 4, step, float(step))

@@ -10,11 +10,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nrc.data._arrays import Array, images, matrix, pixels_sha256
 from nrc.errors import UserError
-
-Array = NDArray[Any]
 
 KINDS = ("paper", "own experts", "real", "synthetic", "stand-in")
 STANDARDIZE = ("none", "x", "xy")
@@ -27,10 +25,12 @@ class RegressionData:
 
     Args:
         name: short name, used in the run directory and on figures.
-        x_train, y_train, x_test, y_test: (N, d) and (N, n), stored as float32, C-contiguous.
-        input_names, target_names: one name per column.
+        x_train, y_train, x_test, y_test: (N, d) and (N, n), stored as float32, C-contiguous. Or x are images,
+            (N, H, W, 3) uint8, kept as they are: a memory map is not read.
+        input_names, target_names: one name per column; ("image",) for images.
         kind: one of "paper", "own experts", "real", "synthetic", "stand-in"; shown on figures.
-        provenance: where the data come from; must be JSON-able.
+        provenance: where the data come from; must be JSON-able. Two entries are read: `notes`, lines that
+            describe() adds, and `pixels_sha256`, of all pixels (train, then test), which spares hashing them.
         sha256: of the names, shapes and bytes of the arrays; computed. If given, it must agree.
 
     Raises:
@@ -59,7 +59,13 @@ class RegressionData:
             raise UserError(f"{self.name}: kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
         for part in ("x_train", "y_train", "x_test", "y_test"):
             names = self.input_names if part.startswith("x") else self.target_names
-            object.__setattr__(self, part, _matrix(getattr(self, part), names, f"{self.name}: {part}"))
+            check = images if part.startswith("x") and np.ndim(getattr(self, part)) == 4 else matrix
+            object.__setattr__(self, part, check(getattr(self, part), names, f"{self.name}: {part}"))
+        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise UserError(
+                f"{self.name}: train inputs have shape {self.x_train.shape[1:]}, test inputs "
+                f"{self.x_test.shape[1:]}; give both the same"
+            )
         for kind in ("input_names", "target_names"):
             object.__setattr__(self, kind, tuple(str(name) for name in getattr(self, kind)))
         for split, smallest in (("train", 2), ("test", 1)):
@@ -88,17 +94,26 @@ class RegressionData:
         object.__setattr__(self, "sha256", found)
 
     def _digest(self) -> str:
-        arrays = (self.x_train, self.y_train, self.x_test, self.y_test)
+        arrays: tuple[Array, ...] = (self.x_train, self.y_train, self.x_test, self.y_test)
         head = [list(self.input_names), list(self.target_names), [list(a.shape) for a in arrays]]
         digest = hashlib.sha256(json.dumps(head).encode())
+        if self.is_image:
+            pixels = self.provenance.get("pixels_sha256") or pixels_sha256(self.x_train, self.x_test)
+            digest.update(pixels.encode())
+            arrays = (self.y_train, self.y_test)
         for array in arrays:
             digest.update(array.astype("<f4", copy=False).tobytes())
         return digest.hexdigest()
 
     @property
+    def is_image(self) -> bool:
+        """Whether the inputs are images, (N, H, W, 3) uint8, and not columns of numbers."""
+        return self.x_train.ndim == 4
+
+    @property
     def sizes(self) -> dict[str, int]:
-        """Rows of both splits and columns of both sides: keys train, test, inputs, targets."""
-        rows, (n_in, n_out) = len(self.x_test), (self.x_train.shape[1], self.y_train.shape[1])
+        """Rows of both splits and columns (numbers per image) of both sides: train, test, inputs, targets."""
+        rows, n_in, n_out = len(self.x_test), math.prod(self.x_train.shape[1:]), self.y_train.shape[1]
         return {"train": len(self.x_train), "test": rows, "inputs": n_in, "targets": n_out}
 
     @cached_property
@@ -144,33 +159,21 @@ class RegressionData:
         sigma = "[" + (";\n    " if n > 4 else "; ").join(rows) + "]" if n <= 10 else f"a {n} x {n} matrix"
         values = [f"{v:.4g}" for v in self.eigenvalues]
         spectrum = " ".join(values if n <= 10 else [*values[:5], "...", values[-1]])
+        inputs = f"{self.sizes['inputs']} inputs"
+        if self.is_image:
+            inputs = "images {} x {}".format(*self.x_train.shape[1:3])
         return "\n".join(
             (
                 f"{self.name}: {self.sizes['train']} train and {self.sizes['test']} test rows, "
-                f"{self.sizes['inputs']} inputs -> {n} targets ({shown})",
+                f"{inputs} -> {n} targets ({shown})",
                 f"  Sigma = {sigma}, predicting the mean gives MSE {self.sigma.trace() / n:.4g}",
                 f"  eigenvalues {spectrum}, lambda_min {self.lambda_min:.4g}, "
                 f"numerical rank of the targets {self.target_rank} of {n}",
                 f"  sha256 {self.sha256[:12]}, kind: {self.kind}, "
                 f"the paper's own data: {'yes' if self.papers_own else 'no'}",
+                *(f"  {note}" for note in self.provenance.get("notes", ())),
             )
         )
-
-
-def _matrix(values: Any, names: Sequence[str], what: str) -> Array:
-    array = np.asarray(values)
-    if array.ndim != 2 or array.shape[1] != len(names) or not len(names):
-        raise UserError(f"{what} has shape {array.shape}; expected (N, {len(names)}), one column per name")
-    with np.errstate(over="ignore"):
-        single = np.ascontiguousarray(array, dtype=np.float32)
-    bad = np.argwhere(~np.isfinite(single))
-    if len(bad):
-        row, column = bad[0]
-        raise UserError(
-            f"{what} row {row + 1}, column {names[column]!r} is {array[row, column]}, not finite as float32; "
-            "drop or rescale such values"
-        )
-    return single
 
 
 def train_test_split_indices(n: int, test_size: float | int, seed: int) -> tuple[Array, Array]:
@@ -229,6 +232,26 @@ def standardised(
         y_train, y_test, mean, scale = standardise(y_train, y_test)
         done |= {"y_mean": mean.tolist(), "y_scale": scale.tolist()}
     return (x_train, y_train, x_test, y_test), done
+
+
+TARGET_SCALES = ("none", "minmax", "standard")
+
+
+def scaled_targets(mode: str, y: Array, n_train: int) -> tuple[Array, dict[str, Any]]:
+    """Targets (N, n), of which the first n_train are train rows, and what was done (for provenance).
+
+    mode: "none"; "minmax", each column to [0, 1] over the train rows; "standard", to mean 0 and deviation 1.
+    """
+    done: dict[str, Any] = {"scale_targets": mode}
+    if mode == "minmax":
+        low, high = y[:n_train].min(axis=0), y[:n_train].max(axis=0)
+        return (y - low) / np.where(high > low, high - low, 1), done | {
+            "y_min": low.tolist(), "y_max": high.tolist(),
+        }  # fmt: skip
+    if mode == "standard":
+        train, test, mean, scale = standardise(y[:n_train], y[n_train:])
+        return np.concatenate((train, test)), done | {"y_mean": mean.tolist(), "y_scale": scale.tolist()}
+    return y, done
 
 
 def check_choice(option: str, value: Any, choices: Sequence[str]) -> None:

@@ -13,7 +13,14 @@ import pandas as pd
 
 from nrc.record import read_run
 
-DATA_ORDER = ("reacher", "swimmer", "hopper")  # as in the papers; others follow in alphabetical order
+DATA_ORDER = (
+    "reacher",
+    "swimmer",
+    "hopper",
+    "carla_2d",
+    "carla_1d",
+    "utkface",
+)  # as in the papers; others follow in alphabetical order
 Headline = Mapping[str, Mapping[str, float]]  # experiment -> data -> weight decay
 
 
@@ -143,7 +150,8 @@ class Runs:
         all have vanished, the smallest positive one. [] when no run has a positive weight decay.
         """
         runs = [run for run in self.of(experiment).get(data, []) if run.weight_decay > 0]
-        given = (self.headlines or {}).get(experiment, {}).get(data)
+        # a set read from a file has the file's name after a dash
+        given = (self.headlines or {}).get(experiment, {}).get(data.partition("-")[0])
         if given is not None:
             chosen = [run for run in runs if math.isclose(run.weight_decay, given, rel_tol=1e-9)]
             if chosen:

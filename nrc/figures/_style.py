@@ -124,20 +124,34 @@ def scientific(value: float) -> str:
     return power(int(exponent), float(mantissa))
 
 
+NAMES = {"carla_2d": "CARLA 2D", "carla_1d": "CARLA 1D", "utkface": "UTKFace"}
+
+
 def column_title(data: str, runs: Sequence[Run]) -> str:
     """Name of the data set with lambda and the decay budget of the runs drawn."""
     lam, budget = runs[0].weight_decay, max(run.budget for run in runs)
-    return f"{pretty(data)}\nλ = {scientific(lam)},  λτ = {budget:.3g}"
+    return f"{pretty(data, runs)}\nλ = {scientific(lam)},  λτ = {budget:.3g}"
 
 
-def pretty(data: str) -> str:
-    """Data set name for a title."""
-    return data.replace("_", "-").capitalize()
+def pretty(data: str, runs: Sequence[Run] = ()) -> str:
+    """Data set name for a title; with the runs also that it is a stand-in, if so."""
+    known, _, file = data.partition("-")
+    name = f"{NAMES[known]} {file}".strip() if known in NAMES else data.replace("_", "-").capitalize()
+    return name + (" (stand-in)" if any(run.kind == "stand-in" for run in runs) else "")
+
+
+def command(experiment: str, data: str, protocol: str) -> str:
+    """What makes the runs of a data set; one that was read from a file has the file's name after a dash."""
+    choice, _, file = data.partition("-")
+    where = f"data={choice} data.path={file}" if file else f"data={data}"
+    return f"python scripts/train.py -m experiment={experiment} {where} protocol={protocol}"
 
 
 def describe_model(run: Run, features: bool = True) -> str:
     """The network in a few words, from its settings; its feature layer only if asked for."""
     model = run.settings["model"]
+    if model.get("kind") == "ResNet":
+        return f"ResNet{model['depth']}"
     parts = [f"{model['num_layers']}-layer MLP, width {model['width']}"]
     if features:
         relu = model.get("feature_activation", "relu") == "relu"

@@ -27,6 +27,7 @@ from nrc.figures._style import (
     PUBLISHED,
     WIDE,
     Drawing,
+    command,
     footer,
     legend_below,
     new_figure,
@@ -36,15 +37,17 @@ from nrc.figures._style import (
 )
 from nrc.metrics.depth import RULE, first_collapsed_layer
 
-EXPERIMENTS = ("deep", "low_rank")
+EXPERIMENTS = ("deep", "low_rank", "images")
 ALSO_IN_CSV = ("feature_weight_alignment_k", "feature_rank", "weight_rank")
 
 
 def draw(runs: Runs) -> list[Drawing]:
-    """`deep_<data>` for each data set of the experiment `deep`, and `low_rank`."""
+    """`deep_<data>` for each data set of the experiment `deep`, else of `images`; and `low_rank`."""
     drawings = []
     for experiment in EXPERIMENTS:
         for data in runs.of(experiment):
+            if experiment == "images" and data in runs.of("deep"):
+                continue
             main = runs.headline(experiment, data)
             if main and all(run.snapshots for run in main):
                 drawings.append(_one(runs, experiment, data, main))
@@ -71,13 +74,13 @@ def _one(runs: Runs, experiment: str, data: str, main: list[Run]) -> Drawing:
     for axes in list(grid.flat)[len(contents) :]:
         axes.axis("off")
     for axes in list(grid.flat)[len(contents) - 3 : len(contents)]:
-        axes.set_xlabel("layer (input of fc1, fc2, ...)")
+        axes.set_xlabel(_x_label(main[0]))
     if len(contents) < grid.size:
         list(grid.flat)[-1].legend(handles=_key(panels, first), loc="center left", ncols=1)
     else:
         legend_below(figure, _key(panels, first), 4)
     lam, budget = main[0].weight_decay, main[0].budget
-    figure.suptitle(f"{pretty(data)}, λ = {scientific(lam)},  λτ = {budget:.3g}", fontsize=9)
+    figure.suptitle(f"{pretty(data, main)}, λ = {scientific(lam)},  λτ = {budget:.3g}", fontsize=9)
     footer(figure, main + control)
     for metric in ALSO_IN_CSV:
         for run in main:
@@ -92,11 +95,25 @@ def _one(runs: Runs, experiment: str, data: str, main: list[Run]) -> Drawing:
         metric="first_collapsed_layer",
         series="headline",
     )
-    command = f"python scripts/train.py -m experiment={'low_rank' if low_rank else f'deep_{data}'} protocol={runs.protocol}"
-    name = data if data == experiment else f"{experiment}_{data}"
-    title = f"Collapse layer by layer, {pretty(data)}"
+    chosen = f"deep_{data.partition('-')[0]}" if experiment == "deep" else experiment
+    name = data if data == experiment else f"deep_{data}"
+    title = f"Collapse layer by layer, {pretty(data, main)}"
     caption = _caption(main, control, first, low_rank)
-    return Drawing(name, title, caption, figure, panels.sheet.table(), main + control, [command])
+    return Drawing(
+        name,
+        title,
+        caption,
+        figure,
+        panels.sheet.table(),
+        main + control,
+        [command(chosen, data, runs.protocol)],
+    )
+
+
+def _x_label(run: Run) -> str:
+    if run.layers[0].startswith("fc"):
+        return "layer (input of fc1, fc2, ...)"
+    return "input of conv 1, 2, ... and fc"
 
 
 def first_layer(main: list[Run]) -> int | None:
@@ -129,7 +146,14 @@ def _key(panels: Panels, first: int | None) -> list[Line2D]:
         )
     if first is not None:
         handles.append(
-            Line2D([], [], color=C2, lw=1.6, alpha=0.55, label=f"first collapsed layer (fc{first})")
+            Line2D(
+                [],
+                [],
+                color=C2,
+                lw=1.6,
+                alpha=0.55,
+                label=f"first collapsed: {main.layers[first - 1]}",
+            )
         )
     if len(main.snapshots["sigma"]) > 2 and math.isfinite(main.last("noise_alignment")):
         handles.append(Line2D([], [], **NOISE_SIDE, label="alignment with the noise subspace"))
@@ -153,6 +177,13 @@ def _caption(main: list[Run], control: list[Run], first: int | None, low_rank: b
         f" The target's stable rank is {number(target_stable_rank(run), 3)}. Dotted: the null of CKA and alignment;"
         " the number of directions k of the alignment is in the csv."
     )
+    if not run.layers[0].startswith("fc"):
+        how = (
+            "at every position of the image"
+            if run.settings["measure"].get("positions")
+            else "averaged over the image"
+        )
+        text += f" A convolution's features are its input channels, {how}; its weight is taken as c_in x (c_out kh kw)."
     if low_rank:
         text += (
             " Target-side alignment is 1 for any features when the targets have exact rank r, trained or not: it is "

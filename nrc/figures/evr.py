@@ -13,25 +13,26 @@ from nrc.figures._style import (
     C4,
     Drawing,
     column_title,
+    command,
     footer,
     legend_below,
     new_figure,
     panels_width,
     pretty,
 )
-from nrc.figures.prevalence import LAYERS
+from nrc.figures.prevalence import KINDS, sets
 
 COLOURS = (C0, C1, C2, C3, C4)
 
 
 def draw(runs: Runs) -> list[Drawing]:
-    """`evr_relu` and `evr_linear`, as far as their runs exist."""
-    return [d for kind in LAYERS if (d := _one(runs, kind)) is not None]
+    """`evr_relu`, `evr_linear` and `evr_images`, as far as their runs exist."""
+    return [d for kind in KINDS if (d := _one(runs, kind)) is not None]
 
 
 def _one(runs: Runs, kind: str) -> Drawing | None:
-    experiment, words = LAYERS[kind]
-    columns = {d: main for d in runs.of(experiment) if (main := runs.headline(experiment, d))}
+    experiment, words = KINDS[kind]
+    columns = {d: main for d in sets(runs, kind) if (main := runs.headline(experiment, d))}
     if not columns:
         return None
     figure = new_figure(panels_width(len(columns)), 3.4)
@@ -61,10 +62,7 @@ def _one(runs: Runs, kind: str) -> Drawing | None:
         figure,
         sheet.table(),
         used,
-        [
-            f"python scripts/train.py -m experiment={experiment} data={d} protocol={runs.protocol}"
-            for d in columns
-        ],
+        [command(experiment, d, runs.protocol) for d in columns],
     )
 
 
@@ -75,10 +73,10 @@ def _caption(columns: dict[str, list[Run]]) -> str:
         head = [sum(run.last(f"evr_{k}") for k in range(1, n + 1)) for run in main]
         if n and np.isfinite(head).all():
             parts.append(
-                f"{pretty(data)}: the first n = {n} components hold {100 * min(head):.5g} % at the end"
+                f"{pretty(data, main)}: the first n = {n} components hold {100 * min(head):.5g} % at the end"
             )
         else:
-            parts.append(f"{pretty(data)}: {main[0].why('evr_1') or 'undefined at the end'}")
+            parts.append(f"{pretty(data, main)}: {main[0].why('evr_1') or 'undefined at the end'}")
     return (
         "Share of the features' variance in each principal component; after collapse as many are left as there are targets. "
         + "; ".join(parts)

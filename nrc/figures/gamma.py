@@ -12,6 +12,7 @@ from nrc.figures._style import (
     C1,
     PUBLISHED,
     Drawing,
+    command,
     footer,
     legend_below,
     new_figure,
@@ -20,23 +21,29 @@ from nrc.figures._style import (
     pretty,
     scientific,
 )
-from nrc.figures.prevalence import LAYERS
+from nrc.figures.prevalence import IMAGES, KINDS, LAYERS, sets
 from nrc.metrics import Undefined, gamma_star, nrc3_curve
 
-COLOURS = {"relu": C0, "linear": C1}
+COLOURS = {"relu": C0, "linear": C1, "images": C0, "images_real": C0}
 POINTS = 400
 
 
 def draw(runs: Runs) -> list[Drawing]:
-    """`gamma`: NRC3(gamma) of both feature layers, the closed-form minimum marked."""
+    """`gamma` and `gamma_images`: NRC3(gamma) with the closed-form minimum marked; not for one target."""
+    names = {"gamma": list(LAYERS)} | {f"gamma_{kind}": [kind] for kind in IMAGES}
+    return [d for name, kinds in names.items() if (d := _figure(runs, name, kinds)) is not None]
+
+
+def _figure(runs: Runs, name: str, kinds_drawn: list[str]) -> Drawing | None:
     columns: dict[str, dict[str, list[Run]]] = {}
-    for kind, (experiment, _) in LAYERS.items():
-        for data in runs.of(experiment):
+    for kind in kinds_drawn:
+        experiment = KINDS[kind][0]
+        for data in sets(runs, kind):
             main = [run for run in runs.headline(experiment, data) if len(run.snapshots.get("sigma", [])) > 1]
             if main:
                 columns.setdefault(data, {})[kind] = main
     if not columns:
-        return []
+        return None
     figure = new_figure(panels_width(len(columns)), 2.3)
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     sheet, said, used = Sheet("gamma_over_lambda_min"), [], []
@@ -45,9 +52,11 @@ def draw(runs: Runs) -> list[Drawing]:
         for kind, main in kinds.items():
             minima = [m for run in main if (m := _one(sheet, panel, run, kind)) is not None]
             places = "/".join(number(m) for m in sorted(minima)) or "undefined"
-            said.append(f"{pretty(data)}, {kind}: minimum at gamma/lambda_min = {places}")
+            said.append(
+                f"{pretty(data, main)}, {kind.partition('_')[0]}: minimum at gamma/lambda_min = {places}"
+            )
             used += main
-        panel.set_title(f"{pretty(data)}\n{_lambdas(kinds)}")
+        panel.set_title(f"{pretty(data, main)}\n{_lambdas(kinds)}")
         panel.set_xlim(-0.04, 1.04)
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         panel.set_xlabel("γ / smallest eigenvalue of Σ")
@@ -56,11 +65,7 @@ def draw(runs: Runs) -> list[Drawing]:
     axes[0].set_ylabel("NRC3(γ) of the final W")
     legend_below(figure, _key(columns), 2 if len(columns) == 1 else 4)
     footer(figure, used, features=False)
-    commands = [
-        f"python scripts/train.py -m experiment={e} data={d} protocol={runs.protocol}"
-        for e in unique_experiments(columns)
-        for d in columns
-    ]
+    commands = [command(e, d, runs.protocol) for e in unique_experiments(columns) for d in columns]
     caption = (
         "NRC3 of the final W against gamma/lambda_min, one line per seed; the dot is the closed-form minimum, inside "
         "(0, 1) when W fits the shifted root of Sigma; at 1 the shifted root has lost its weakest direction, and W with it. "
@@ -68,7 +73,7 @@ def draw(runs: Runs) -> list[Drawing]:
         + ". Grey ticks on the upper edge: minima "
         "printed in the paper, for the paper's data and ReLU features."
     )
-    return [Drawing("gamma", "NRC3 against gamma", caption, figure, sheet.table(), used, commands)]
+    return Drawing(name, "NRC3 against gamma", caption, figure, sheet.table(), used, commands)
 
 
 def _lambdas(kinds: dict[str, list[Run]]) -> str:
@@ -79,7 +84,7 @@ def _lambdas(kinds: dict[str, list[Run]]) -> str:
 
 
 def unique_experiments(columns: dict[str, dict[str, list[Run]]]) -> list[str]:
-    return [LAYERS[kind][0] for kind in LAYERS if any(kind in found for found in columns.values())]
+    return [KINDS[kind][0] for kind in KINDS if any(kind in found for found in columns.values())]
 
 
 def _one(sheet: Sheet, panel: Axes, run: Run, kind: str) -> float | None:
@@ -110,8 +115,8 @@ def _published_minimum(sheet: Sheet, panel: Axes, data: str) -> None:
 
 
 def _key(columns: dict[str, dict[str, list[Run]]]) -> list[Line2D]:
-    kinds = [kind for kind in LAYERS if any(kind in found for found in columns.values())]
-    lines = [Line2D([], [], color=COLOURS[k], lw=0.9, label=LAYERS[k][1]) for k in kinds]
+    kinds = [kind for kind in KINDS if any(kind in found for found in columns.values())]
+    lines = [Line2D([], [], color=COLOURS[k], lw=0.9, label=KINDS[k][1]) for k in kinds]
     return [
         *lines,
         Line2D([], [], color="0.2", marker="o", ls="", label="minimum, closed form"),

@@ -16,6 +16,7 @@ from nrc.figures._style import (
     PUBLISHED,
     Drawing,
     column_title,
+    command,
     footer,
     legend_below,
     new_figure,
@@ -29,16 +30,29 @@ LAYERS = {
     "relu": ("prevalence", "ReLU feature layer"),
     "linear": ("prevalence_linear", "linear feature layer"),
 }
+IMAGES = {
+    "images": ("images", "ResNet features, stand-in images"),
+    "images_real": ("images", "ResNet features, real images"),
+}
+KINDS = LAYERS | IMAGES
+
+
+def sets(runs: Runs, kind: str) -> dict[str, list[Run]]:
+    """Data set -> runs of one kind of figure; stand-ins and real images never share a figure."""
+    found = runs.of(KINDS[kind][0])
+    if kind not in IMAGES:
+        return found
+    return {d: these for d, these in found.items() if (these[0].kind == "stand-in") == (kind == "images")}
 
 
 def draw(runs: Runs) -> list[Drawing]:
-    """`prevalence_relu` and `prevalence_linear`, as far as their runs exist."""
-    return [d for kind in LAYERS if (d := _one(runs, kind)) is not None]
+    """`prevalence_relu`, `prevalence_linear` and `prevalence_images`, as far as their runs exist."""
+    return [d for kind in KINDS if (d := _one(runs, kind)) is not None]
 
 
 def _one(runs: Runs, kind: str) -> Drawing | None:
-    experiment, words = LAYERS[kind]
-    columns = {d: main for d in runs.of(experiment) if (main := runs.headline(experiment, d))}
+    experiment, words = KINDS[kind]
+    columns = {d: main for d in sets(runs, kind) if (main := runs.headline(experiment, d))}
     if not columns:
         return None
     figure = new_figure(panels_width(len(columns)), 3.9)
@@ -63,10 +77,7 @@ def _one(runs: Runs, kind: str) -> Drawing | None:
         figure,
         sheet.table(),
         used,
-        [
-            f"python scripts/train.py -m experiment={experiment} data={d} protocol={runs.protocol}"
-            for d in columns
-        ],
+        [command(experiment, d, runs.protocol) for d in columns],
     )
 
 
@@ -78,7 +89,7 @@ def _collapse(
         draw_runs(sheet, left, tau, control, "nrc1", colour=CONTROL, width=1.0, series="control")
     draw_runs(sheet, left, tau, main, "nrc1", colour=C0, series="headline")
     draw_runs(sheet, left, tau, main, "nrc2", colour=C0, line="--", series="headline")
-    if kind == "relu":
+    if kind != "linear":
         draw_runs(sheet, left, tau, main, "nrc1_centred", colour=C2, line=":", width=1.1, series="headline")
     log_axis(left, top=1.0)
     left.tick_params(axis="y", colors=C0, which="both")
@@ -121,11 +132,10 @@ def _key(kind: str) -> list[Line2D]:
         ("NRC3; test R² (right)", C1, "-", 1.1),
         ("NRC1 without weight decay", CONTROL, "-", 1.0),
     ]
+    if kind != "linear":
+        entries.append(("NRC1, features centred first", C2, ":", 1.1))
     if kind == "relu":
-        entries += [
-            ("NRC1, features centred first", C2, ":", 1.1),
-            ("published MSE, other data", PUBLISHED, "-", 0.6),
-        ]
+        entries.append(("published MSE, other data", PUBLISHED, "-", 0.6))
     return [Line2D([], [], color=c, ls=ls, lw=lw, label=label) for label, c, ls, lw in entries]
 
 
@@ -139,13 +149,16 @@ def _caption(columns: dict[str, list[Run]], controls: dict[str, list[Run]], kind
     parts = []
     for data, main in columns.items():
         first = main[0].series("nrc1").iloc[0]
-        text = f"{pretty(data)} (lambda {main[0].weight_decay:g}, budget lambda*tau {main[0].budget:.3g})"
+        text = (
+            f"{pretty(data, main)} (lambda {main[0].weight_decay:g}, budget lambda*tau {main[0].budget:.3g})"
+        )
         if any(run.vanished for run in main):
             text += f": {main[0].why('nrc1') or 'NRC1 undefined'}"
         else:
             text += f": NRC1 {number(first)} -> {number(ends(main, 'nrc1'))}, NRC2 -> {number(ends(main, 'nrc2'))}"
-            text += f", NRC3 -> {number(ends(main, 'nrc3'))}"
-        if kind == "relu":
+            n = len(main[0].snapshots.get("sigma", [0, 0]))
+            text += f", NRC3 -> {number(ends(main, 'nrc3'))}" if n > 1 else ""
+        if kind != "linear":
             text += f", centred first -> {number(ends(main, 'nrc1_centred'))}"
         if controls[data]:
             text += f"; without weight decay NRC1 ends at {number(ends(controls[data], 'nrc1'))}"
@@ -153,8 +166,13 @@ def _caption(columns: dict[str, list[Run]], controls: dict[str, list[Run]], kind
     note = (
         "Above NRC1 solid, NRC2 dashed, NRC3 right; below train MSE solid, test MSE dashed, test R^2 right. "
         "Each seed thin, the geometric mean thick (R^2: arithmetic); tau = 0 sits at the left edge. "
-        "NRC3 is taken at the best gamma of each moment."
+        "NRC3 is taken at the best gamma of each moment; with one target it is 0 by definition and not drawn."
     )
+    if kind in IMAGES:
+        note += (
+            " Measured with BatchNorm's running statistics, which lag behind the weights while the learning rate is "
+            "high: the curves jump where it drops."
+        )
     if kind == "relu":
         note += (
             " Thin grey: the MSE of an earlier generation of the paper's runs on the paper's data, not ours; "

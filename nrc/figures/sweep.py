@@ -9,6 +9,7 @@ from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._load import Run, Runs, lambda_groups
 from nrc.figures._style import (
     Drawing,
+    command,
     footer,
     lambda_colours,
     new_figure,
@@ -17,7 +18,7 @@ from nrc.figures._style import (
     pretty,
     scientific,
 )
-from nrc.figures.prevalence import LAYERS, ends
+from nrc.figures.prevalence import KINDS, ends, sets
 
 ROWS = [  # metric, split, axis label
     ("mse", "train", "train MSE"),
@@ -30,12 +31,16 @@ ROWS = [  # metric, split, axis label
 
 
 def draw(runs: Runs) -> list[Drawing]:
-    """`sweep_relu`: six quantities by rows, data sets by columns, one curve per weight decay."""
-    experiment, words = LAYERS["relu"]
-    columns = {d: lambda_groups(found) for d, found in runs.of(experiment).items()}
+    """`sweep_relu`, `sweep_images`: six quantities by rows, data sets by columns, one curve per weight decay."""
+    return [d for kind in KINDS if kind != "linear" and (d := _one(runs, kind)) is not None]
+
+
+def _one(runs: Runs, kind: str) -> Drawing | None:
+    experiment, words = KINDS[kind]
+    columns = {d: lambda_groups(found) for d, found in sets(runs, kind).items()}
     columns = {d: groups for d, groups in columns.items() if len(groups) > 1}
     if not columns:
-        return []
+        return None
     figure = new_figure(panels_width(len(columns)), 7.8)
     grid = figure.subplots(
         len(ROWS) + 1, len(columns), squeeze=False, height_ratios=[1] * len(ROWS) + [0.95], sharex=False
@@ -47,23 +52,25 @@ def draw(runs: Runs) -> list[Drawing]:
         colours = lambda_colours(list(groups))
         for row, (metric, split, label) in enumerate(ROWS):
             panel = grid[row, column]
+            if metric == "nrc3" and len(used[0].snapshots.get("sigma", [0, 0])) == 1:
+                panel.text(0.5, 0.5, "one target:\nNRC3 is 0", ha="center", transform=panel.transAxes)
+                panel.set_yticks([])
+                tau.dress(panel)
+                continue
             _panel(sheet, panel, tau, groups, colours, metric, split)
             tau.dress(panel, label=row == len(ROWS) - 1)
             if row < len(ROWS) - 1:
                 panel.tick_params(labelbottom=False)
             if column == 0:
                 panel.set_ylabel(label)
-        grid[0, column].set_title(pretty(data))
+        grid[0, column].set_title(pretty(data, used))
         _key(grid[-1, column], groups, colours)
     figure.align_ylabels(list(grid[:-1, 0]))
     everything = [run for groups in columns.values() for group in groups.values() for run in group]
     footer(figure, everything)
-    commands = [
-        f"python scripts/train.py -m experiment={experiment} data={d} protocol={runs.protocol}"
-        for d in columns
-    ]
+    commands = [command(experiment, d, runs.protocol) for d in columns]
     title = f"Weight-decay sweep, {words}"
-    return [Drawing("sweep_relu", title, _caption(columns), figure, sheet.table(), everything, commands)]
+    return Drawing(f"sweep_{kind}", title, _caption(columns), figure, sheet.table(), everything, commands)
 
 
 def _panel(
@@ -89,7 +96,8 @@ def _panel(
             labels = {"data": group[0].data, "metric": metric, "weight_decay": value}
             sheet.note(end, alive.iloc[-1:], series=group[0].why(metric) or "undefined from here", **labels)
     if metric == "r2":
-        panel.set_ylim(min(panel.get_ylim()[0], 0.0), max(panel.get_ylim()[1], 0.1))
+        # a bad start (say, BatchNorm's running statistics after a few steps) must not hide the rest
+        panel.set_ylim(max(min(panel.get_ylim()[0], 0.0), -1.0), max(panel.get_ylim()[1], 0.1))
     else:
         log_axis(panel, top=1.0 if metric in ("nrc1", "nrc2") else None)
 
@@ -129,7 +137,8 @@ def _caption(columns: dict[str, dict[float, list[Run]]]) -> str:
                 else f"NRC1 {number(ends(group, 'nrc1'))}" + (f", {lost}" if lost else "")
             )
             found.append(f"{value:g}: {state}")
-        parts.append(f"{pretty(data)} at the end, by lambda: " + "; ".join(found))
+        runs = [run for group in groups.values() for run in group]
+        parts.append(f"{pretty(data, runs)} at the end, by lambda: " + "; ".join(found))
     note = (
         "Viridis from the largest weight decay (dark) to the smallest, 0 black and dashed; each seed thin, mean thick. "
         "A cross marks where a quantity stops being defined, and why stands in the key. The budget lambda*tau tells "

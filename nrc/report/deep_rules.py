@@ -167,7 +167,9 @@ def depth(case: Case) -> Finding:
     beside = case.controls(lambda run: float(_depth(run, case.target_variance)))
     total = len(case.main[0].layers)
     first = [total - d + 1 for d in found if d]
-    why = f"of {total} layers; first collapsed: " + (", ".join(f"fc{k}" for k in first) or "none")
+    why = f"of {total} layers; first collapsed: " + (
+        ", ".join(case.main[0].layers[k - 1] for k in first) or "none"
+    )
     verdict = word(all(d >= 2 for d in found))
     views = []
     if _measured(case.main[0], "noise_r1"):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nrc.training.clock import Clock
+from nrc.training.placement import rows
 from nrc.training.steppers import Stepper
 
 
@@ -54,7 +55,7 @@ def train_steps(
 
     Args:
         stepper: holds the model and how it is updated.
-        x, y: training inputs (N, ...) and targets (N, n), on the device of the model.
+        x, y: training inputs (N, ...) and targets (N, n); y on the device of the model, x there or in memory.
         order: index batches, already at step `first`.
         stop: asked after every step; True ends the loop early.
 
@@ -62,8 +63,9 @@ def train_steps(
         Diverged: the error is no longer finite (looked at once in 64 steps and at the end).
     """
     for step in range(first, last):
-        index = next(order).to(x.device)
-        residual = stepper.step(x[index], y[index], clock.lr_at(step))
+        index = next(order)
+        here = rows(x, index, y.device), rows(y, index, y.device)
+        residual = stepper.step(*here, clock.lr_at(step))
         if (step % 64 == 0 or step == last - 1) and not torch.isfinite(residual).all():
             raise Diverged(step)
         if stop():

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from nrc.collect import collect
-from nrc.data import RegressionData
 from nrc.errors import UserError
 from nrc.metrics import LAYERWISE, METRICS, Layer, Metrics
 from nrc.metrics.assemble import evaluate
 from nrc.metrics.layerwise import linear_mse
 from nrc.training.clock import Clock
+from nrc.training.placement import Batches, Placed
 from nrc.training.settings import Measure
 
 Row = tuple[float, int, float, str, str, str, float]
 
-CHUNK = 4096  # rows per forward pass while measuring
+CHUNK, IMAGES = 4096, 256  # rows, or images, per forward pass while measuring
 SNAPSHOT_ROWS = 256  # enough for the 3-D picture, small enough for every run directory
 HIDDEN = [*LAYERWISE, *(f"evr_{k}" for k in range(1, 6))]
 AT_RANK = (  # what depends on the number of target directions
@@ -37,23 +37,22 @@ class Measurer:
 
     Args:
         model: has `measured_layers()`, in forward order; the last one is the output layer.
-        data: what it is trained on.
+        data: what it is trained on, where it lies.
         plan: which layers, how many samples.
         clock: turns a step into epoch and tau.
         seed: draws the fixed samples when the plan asks for fewer than all.
-        device: where the model lives.
     """
 
-    def __init__(
-        self, model: nn.Module, data: RegressionData, plan: Measure, clock: Clock, seed: int, device: str
-    ) -> None:
+    def __init__(self, model: nn.Module, data: Placed, plan: Measure, clock: Clock, seed: int) -> None:
         self.model, self.clock = model, clock
-        rows: slice | np.ndarray = slice(None)
+        index = None
         if plan.samples is not None and plan.samples < len(data.x_train):
             draw = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(seed))
-            rows = draw[: plan.samples].sort().values.numpy()
-        self.train = _chunks(data.x_train[rows], data.y_train[rows], device)
-        self.test = _chunks(data.x_test, data.y_test, device)
+            index = draw[: plan.samples].sort().values
+        chunk = CHUNK if data.x_train.ndim == 2 else IMAGES
+        self.train = Batches(data.x_train, data.y_train, chunk, index)
+        self.test = Batches(data.x_test, data.y_test, chunk)
+        self.positions = plan.positions
         self.modules: dict[str, nn.Module] = model.measured_layers()  # type: ignore[operator]
         self.head = list(self.modules)[-1]
         names = list(self.modules) if plan.layers == "all" else [self.head]
@@ -71,8 +70,9 @@ class Measurer:
 
     def rows(self, step: int) -> list[Row]:
         """Measure now; rows in the order of `record.COLUMNS`."""
-        train = collect(self.model, self.train, self.layers)
-        test = collect(self.model, self.test, self.layers, keep_bytes=0)  # errors alone: no second pass
+        train = collect(self.model, self.train, self.layers, positions=self.positions)
+        # errors alone: no second pass
+        test = collect(self.model, self.test, self.layers, keep_bytes=0, positions=self.positions)
         when = (self.clock.epoch_at(step), step, self.clock.tau_at(step))
         rows: list[Row] = []
         for name in self.layers:
@@ -127,7 +127,7 @@ class Measurer:
         handle = self.modules[self.head].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         training = self.model.training
         self.model.eval()
-        self.model(self.train[0][0][:SNAPSHOT_ROWS])
+        self.model(self.train.first(SNAPSHOT_ROWS)[0])
         self.model.train(training)
         handle.remove()
         weight = self.modules[self.head].weight.detach()  # type: ignore[union-attr,operator]
@@ -139,13 +139,13 @@ class Measurer:
         training = self.model.training
         self.model.eval()
         bias = self._weights(self.head)[1]
-        outputs = torch.cat([(self.model(x) - bias).double() for x, _ in self.train])
+        outputs = torch.cat([(self.model(x.to(y.device)) - bias).double() for x, y in self.train])
         self.model.train(training)
         return (outputs.T @ outputs / len(outputs)).cpu()
 
     def snapshots(self) -> dict[str, np.ndarray]:
         """Feature layer and output weights at both ends, targets, Sigma, and mean of (W h)(W h)^T, all in fp64."""
-        y = torch.cat([batch[1] for batch in self.train]).cpu().double()
+        y = self.train.targets.cpu().double()
         centred = y - y.mean(0)
         arrays = self.start | self._snapshot("end")
         arrays |= {"targets": y[:SNAPSHOT_ROWS], "sigma": centred.T @ centred / len(y)}
@@ -194,8 +194,3 @@ def _allowed(ranks: list[int], n_targets: int) -> list[int]:
             f"measure.ranks is {list(ranks)}, but there are {n_targets} targets; give at most that"
         )
     return list(ranks)
-
-
-def _chunks(x: np.ndarray, y: np.ndarray, device: str) -> list[tuple[Tensor, Tensor]]:
-    xs, ys = (torch.from_numpy(np.ascontiguousarray(a)).to(device).split(CHUNK) for a in (x, y))
-    return list(zip(xs, ys, strict=True))

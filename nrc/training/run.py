@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nrc.data import RegressionData
 from nrc.errors import UserError
@@ -14,6 +15,7 @@ from nrc.record import RunDirectory, environment
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged, batch_order, train_steps
 from nrc.training.measuring import Measurer
+from nrc.training.placement import place
 from nrc.training.settings import RunSettings
 from nrc.training.steppers import make_stepper
 from nrc.training.stopping import asked_to_stop, stop_signals
@@ -91,11 +93,15 @@ def fit(
     torch.set_num_threads(threads)
     # reproduction runs are fp32: TF32 would round the products to 10 bits
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True  # a continued run must equal an uninterrupted one
     data = settings.data.load()
     # made before the directory is: what is refused leaves nothing behind
     clock = Clock.of(settings.optim, settings.protocol, len(data.x_train))
-    model = settings.model.build(data.x_train.shape[1], data.y_train.shape[1], settings.seed).to(device)
-    measurer = Measurer(model, data, settings.measure, clock, settings.seed, device)
+    _check_fit(settings, data)
+    model = settings.model.build(data.sizes["inputs"], data.sizes["targets"], settings.seed).to(device)
+    _check_batches(model, len(data.x_train), settings.optim.batch_size)
+    placed = place(data, device, getattr(settings.data, "resident", "auto"))
+    measurer = Measurer(model, placed, settings.measure, clock, settings.seed)
     stepper = make_stepper(model, settings.optim)
     schedule = clock.measured_steps(settings.measure)
     run = RunDirectory.open(directory, identity_of(settings, data))
@@ -115,7 +121,7 @@ def fit(
             f"tau {clock.tau_at(clock.total_steps):g}, decay budget lambda*tau "
             f"{settings.optim.weight_decay * clock.tau_at(clock.total_steps):.3g}, on {device}, steps {stepper.name}"
         )
-        x, y = (torch.from_numpy(a).to(device) for a in (data.x_train, data.y_train))
+        x, y = placed.x_train, placed.y_train
         order = batch_order(len(x), settings.optim.batch_size, settings.seed, step)
         saved = paused = time.monotonic()
 
@@ -151,6 +157,24 @@ def no_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)  # it would change the arithmetic of the caller
+
+
+def _check_fit(settings: RunSettings, data: RegressionData) -> None:
+    takes_images = getattr(settings.model, "takes_images", False)
+    if data.is_image != takes_images:
+        given, wanted = ("images", "a table") if data.is_image else ("a table", "images")
+        better = "model=resnet18 or resnet34" if data.is_image else "model=mlp"
+        raise UserError(f"{data.name} holds {given}, but this model takes {wanted}; use {better}")
+
+
+def _check_batches(model: nn.Module, rows: int, batch_size: int) -> None:
+    # 1x1 maps of one image have no variance over the batch
+    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    if normed and (rows % batch_size or batch_size) == 1:
+        raise UserError(
+            f"the last batch of {rows} rows in batches of {batch_size} holds one row, and BatchNorm needs two; "
+            "use another optim.batch_size"
+        )
 
 
 def identity_of(settings: RunSettings, data: RegressionData) -> dict[str, Any]:

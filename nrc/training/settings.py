@@ -104,6 +104,8 @@ class Measure:
         log_spaced: number of steps spaced evenly in log(step).
         evenly: number of steps spaced evenly over the run.
         samples: measure on this many fixed training samples (null: all of them).
+        positions: features of a convolution: "pool", their mean over the image (the CPAL 2026 paper's code), or
+            "all", every position as a sample with its image's targets (that paper's text).
         layers: "last" for the input of the output layer alone, "all" for every named layer.
         outputs: also measure each layer's output before the activation (rows named `fc3:out`).
         ranks: also measure noise and alignments for these numbers of target directions (rows named `noise_r1`).
@@ -114,6 +116,7 @@ class Measure:
     log_spaced: int = 40
     evenly: int = 20
     samples: int | None = None
+    positions: str = "pool"
     layers: str = "all"
     outputs: bool = False
     ranks: list[int] = field(default_factory=list)
@@ -133,6 +136,9 @@ class Measure:
         _require(
             self.samples is None or self.samples > 1,
             f"measure.samples is {self.samples}; it must be at least 2, or null for all",
+        )
+        _require(
+            self.positions in ("pool", "all"), f"measure.positions is {self.positions!r}; choose pool or all"
         )
         _require(self.layers in ("last", "all"), f"measure.layers is {self.layers!r}; choose last or all")
         _require(
@@ -180,6 +186,8 @@ class RunSettings:
             del measure["ranks"]
         if not self.measure.frames:
             del measure["frames"]
+        if self.measure.positions == "pool":
+            del measure["positions"]
         return {
             "data": {"kind": type(self.data).__name__, **asdict(self.data)},  # type: ignore[call-overload]
             "model": {"kind": type(self.model).__name__, **asdict(self.model)},  # type: ignore[call-overload]

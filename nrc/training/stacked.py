@@ -15,6 +15,7 @@ from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
 from nrc.training.measuring import Measurer
 from nrc.training.members import Member
+from nrc.training.placement import Placed, place
 from nrc.training.run import choose_device, identity_of, no_denormals, outcome_of
 from nrc.training.stacked_order import StackedOrder
 from nrc.training.stacked_step import StackedStepper
@@ -61,7 +62,8 @@ def fit_stack(
     data = shared.data.load()
     clock = Clock.of(shared.optim, shared.protocol, len(data.x_train))
     # made before the directories are: what is refused leaves nothing behind
-    lanes = [_Lane(member, data, clock, device) for member in members]
+    placed = place(data, device)
+    lanes = [_Lane(member, data, placed, clock) for member in members]
     outcomes: dict[Path, str] = {}
     with no_denormals(), ExitStack() as held:
         for lane in lanes:
@@ -71,15 +73,15 @@ def fit_stack(
         lanes = [lane for lane in lanes if lane.directory not in outcomes]
         if not lanes:
             return outcomes
-        x, y = (torch.from_numpy(a).to(device) for a in (data.x_train, data.y_train))
+        x, y = placed.x_train, placed.y_train
         stack = StackedStepper(
             [lane.model for lane in lanes],
             [lane.settings.optim for lane in lanes],
             x, y, min(shared.optim.batch_size, len(x)),
         )  # fmt: skip
         where = environment(device) | {"path": stack.name}
-        for place, lane in enumerate(lanes):
-            lane.join(stack, place, clock, say)
+        for number, lane in enumerate(lanes):
+            lane.join(stack, number, clock, say)
             lane.trial.start(lane.settings, where, data)
             held.enter_context(lane.run.failing())
         first = min(lane.start for lane in lanes)
@@ -102,13 +104,13 @@ class _Lane:
         state: its parameters and velocity there.
     """
 
-    def __init__(self, member: Member, data: RegressionData, clock: Clock, device: str) -> None:
+    def __init__(self, member: Member, data: RegressionData, placed: Placed, clock: Clock) -> None:
         self.settings, self.directory = member.settings, member.directory
         chosen, sizes = self.settings, data.sizes
-        model = chosen.model.build(sizes["inputs"], sizes["targets"], chosen.seed).to(device)
+        model = chosen.model.build(sizes["inputs"], sizes["targets"], chosen.seed).to(placed.device)
         assert isinstance(model, MLPNetwork)  # as `stacks` sees to
         self.model = model
-        self.measurer = Measurer(self.model, data, chosen.measure, clock, chosen.seed, device)
+        self.measurer = Measurer(self.model, placed, chosen.measure, clock, chosen.seed)
 
     def open(self, data: RegressionData, held: ExitStack, say: Callable[[str], None]) -> str | None:
         """Lock the directory; how the run ended if there is nothing to do."""

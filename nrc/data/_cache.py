@@ -1,0 +1,197 @@
+"""The decoded cache: all frames of a set as one uint8 memory map, train rows first, and what they were made of."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from nrc.data.base import Array
+from nrc.errors import UserError
+
+VERSION = 1
+CHUNK = 200  # frames in memory at a time: one CoRL-2017 file, 10.6 MB
+PIXELS, TARGETS, MANIFEST = "pixels.npy", "targets.npy", "manifest.json"
+
+
+class Frames(Protocol):
+    """Frames in recorded order, not yet decoded.
+
+    Attributes:
+        where: the source, for messages.
+        shape: (H, W) after decoding.
+        targets: (N, k) fp64, finite.
+        target_names: k names.
+        notes: what a reader should know about the source.
+    """
+
+    where: str
+    shape: tuple[int, int]
+    targets: Array
+    target_names: tuple[str, ...]
+    notes: list[str]
+
+    def read(self, rows: Array) -> Array:
+        """Decode these rows: (len(rows), H, W, 3) uint8."""
+
+    def finish(self) -> None:
+        """Called after the last row: raise UserError if some frames could not be decoded."""
+
+    def sha256(self) -> str:
+        """sha256 over the source's files."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The cached set: pixels (N, H, W, 3) uint8 as a read-only memory map, targets (N, k) fp64."""
+
+    pixels: Array
+    targets: Array
+    manifest: dict[str, Any]
+
+    @property
+    def n_train(self) -> int:
+        return self.manifest["n_train"]
+
+
+def decoded(
+    place: str | Path,
+    name: str,
+    settings: dict[str, Any],
+    sources: Sequence[str | Path],
+    open_frames: Callable[[], tuple[Frames, Array, Array]],
+) -> Decoded:
+    """The decoded frames in split order, from the cache or made now.
+
+    Args:
+        place: the cache folder; every combination of name and settings has its own folder in it.
+        name: of the set.
+        settings: what the pixels, their order and the targets depend on, JSON-able.
+        sources: files and folders; a changed name, size or time of modification makes the cache anew.
+        open_frames: returns the frames and the train and test rows; called only when the cache is made.
+
+    Raises:
+        UserError: the disk is too small, or whatever the source raises.
+    """
+    key = hashlib.sha256(json.dumps([VERSION, settings], sort_keys=True).encode()).hexdigest()[:12]
+    folder = Path(place).expanduser() / f"{name}-{key}"
+    stamp = hashlib.sha256("\n".join(_stamps(sources)).encode()).hexdigest()
+    manifest = _valid(folder, stamp)
+    if manifest is None:
+        with alone(folder):
+            manifest = _valid(folder, stamp)  # another process may have made it meanwhile
+            if manifest is None:
+                manifest = _make(folder, open_frames, {"settings": settings, "stamp": stamp})
+    pixels = np.load(folder / PIXELS, mmap_mode="r")
+    return Decoded(pixels, np.load(folder / TARGETS), manifest)
+
+
+def _stamps(sources: Sequence[str | Path]) -> Iterator[str]:
+    for source in map(Path, sources):
+        files = [source]
+        if source.is_dir():
+            files = sorted(Path(root) / file for root, _, names in os.walk(source) for file in names)
+        for file in files:
+            try:
+                facts = file.stat()
+            except OSError as error:
+                raise UserError(f"{file} cannot be read ({error.strerror}); repair or remove it") from error
+            yield f"{file.relative_to(source)} {facts.st_size} {facts.st_mtime_ns}"
+
+
+def _valid(folder: Path, stamp: str) -> dict[str, Any] | None:
+    """The manifest, if the cache is whole and its source unchanged."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        whole = (folder / PIXELS).stat().st_size == manifest["bytes"] and (folder / TARGETS).exists()
+        return manifest if whole and manifest["stamp"] == stamp else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process makes a cache, the others of a sweep wait for it."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = (folder.parent / f".{folder.name}.lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"{folder.parent} cannot be written ({error.strerror}); set data.cache to another folder"
+        ) from error
+    with lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except ImportError:  # Windows: two processes at once do the work twice, one result stays
+            pass
+        yield
+
+
+def _make(
+    folder: Path, open_frames: Callable[[], tuple[Frames, Array, Array]], facts: dict[str, Any]
+) -> dict[str, Any]:
+    frames, train, test = open_frames()
+    rows = np.concatenate([train, test])
+    part = folder.with_name(f"{folder.name}.part")
+    needed = len(rows) * frames.shape[0] * frames.shape[1] * 3
+    free = shutil.disk_usage(folder.parent).free
+    full = f"the decoded frames of {frames.where} need {needed / 1e9:.2f} GB in {folder.parent}"
+    if free < needed + 1e8:
+        raise UserError(
+            f"{full}, which has {free / 1e9:.2f} GB free; set data.cache to a folder on a larger disk, "
+            "or data.limit"
+        )
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir()
+        pixels = _write(part / PIXELS, frames, rows, folder.name)
+        np.save(part / TARGETS, frames.targets[rows])
+        manifest = {
+            **facts, "where": frames.where, "source_sha256": frames.sha256(), "pixels_sha256": pixels,
+            "shape": [len(rows), *frames.shape, 3], "bytes": (part / PIXELS).stat().st_size,
+            "n_train": len(train), "target_names": list(frames.target_names), "notes": frames.notes,
+        }  # fmt: skip
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{full}, and the disk is full; set data.cache to a folder on a larger disk"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return manifest
+
+
+def _write(file: Path, frames: Frames, rows: Array, label: str) -> str:
+    """Decode in chunks into an .npy file and return the sha256 of its pixels."""
+    shape = (len(rows), *frames.shape, 3)
+    digest = hashlib.sha256()
+    bar = tqdm(total=len(rows), unit="frame", desc=f"decoding {label}", disable=not sys.stderr.isatty())
+    # written as a plain file: a full disk is then an error, where a memory map would be killed by a signal
+    with file.open("wb") as out, bar:
+        np.lib.format.write_array_header_2_0(
+            out, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )  # fmt: skip
+        for start in range(0, len(rows), CHUNK):
+            chunk = frames.read(rows[start : start + CHUNK]).tobytes()
+            digest.update(chunk)
+            out.write(chunk)
+            bar.update(min(CHUNK, len(rows) - start))
+        out.flush()
+        os.fsync(out.fileno())
+    frames.finish()
+    return digest.hexdigest()

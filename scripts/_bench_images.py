@@ -1,0 +1,70 @@
+"""What the layer-wise pass over a convolutional network costs, in time and in memory."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from _bench_tools import best_of, in_fresh_process, peak_mb
+
+from nrc.collect import collect, measure_layers
+from nrc.models import ResNet
+from nrc.training.run import choose_device
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def image_batches(images: int, size: tuple[int, int], batch: int, device: str = "cpu") -> Iterator[Batch]:
+    """(uint8 images, two targets) at random, made when asked for."""
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, images, batch):
+        rows = min(batch, images - start)
+        x = torch.randint(0, 256, (rows, *size, 3), dtype=torch.uint8, generator=generator)
+        yield x.to(device), torch.randn(rows, 2, generator=generator).to(device)
+
+
+def images(
+    count: int = 256, size: tuple[int, int] = (88, 200), repeats: int = 3, device: str = "auto"
+) -> dict[str, Any]:
+    """All 17 points of ResNet18 in one pass over images, against a plain forward pass over the same images.
+
+    `metrics_seconds` is what turning the moments into all metrics takes, once, whatever the number of images.
+    """
+    device = choose_device(device)
+    model = ResNet().build(0, 2, seed=0).to(device).eval()
+    batches = list(image_batches(count, size, batch=64, device=device))
+
+    @torch.no_grad()
+    def forward() -> None:
+        for x, _ in batches:
+            model(x)
+
+    plain, measured = best_of(repeats, forward, lambda: collect(model, batches))
+    moments = collect(model, batches)
+    (metrics,) = best_of(1, lambda: measure_layers(model, moments))
+    return {
+        "ratio": measured / plain, "target": "<= 1.6", "images": count, "size": list(size), "points": len(moments),
+        "forward_images_per_s": count / plain, "measured_images_per_s": count / measured, "metrics_seconds": metrics,
+    }  # fmt: skip
+
+
+def images_memory(
+    counts: tuple[int, ...] = (256, 1024, 4096), size: tuple[int, int] = (32, 72)
+) -> dict[str, Any]:
+    """Peak memory of a process that measures ResNet18 on more and more images, streamed in batches of 64.
+
+    With the last layer's features kept (2 kB an image up to 256 MB; `nrc1_centred` needs them) and without.
+    """
+    kept, nothing = ([in_fresh_process(_peak, n, size, keep) for n in counts] for keep in (256 << 20, 0))
+    return {
+        "ratio": nothing[-1] / nothing[0], "target": "flat", "images": list(counts), "size": list(size),
+        "peak_mb": kept, "peak_mb_nothing_kept": nothing,
+    }  # fmt: skip
+
+
+def _peak(count: int, size: tuple[int, int], keep: int) -> float:
+    torch.set_num_threads(1)
+    collect(ResNet().build(0, 2, seed=0), image_batches(count, size, batch=64), keep_bytes=keep)
+    return peak_mb()
+
+
+BENCHES: dict[str, Callable[[], dict[str, Any]]] = {"images": images, "images_memory": images_memory}

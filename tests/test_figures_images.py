@@ -1,0 +1,99 @@
+"""The image sets' figures: their own files, stand-ins named, one target without NRC3, layers of a ResNet."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_figures import write_run
+
+from nrc.figures import Runs, deep, draw_all
+from nrc.figures._style import command, pretty
+from nrc.figures.prevalence import sets
+
+POINTS = ["layer1.0.conv1", "layer1.0.conv2", "layer4.1.conv2", "fc"]
+NET = {"kind": "ResNet", "depth": 18}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outputs = tmp_path_factory.mktemp("outputs")
+    for data, n, kind in (
+        ("carla_2d", 2, "stand-in"),
+        ("carla_1d", 1, "stand-in"),
+        ("utkface-faces", 1, "real"),
+    ):
+        for wd in (0.0, 0.05):
+            write_run(outputs, "images-quick", data, wd, n=n, kind=kind, names=POINTS, model=NET)
+    draw_all(outputs, "quick", say=lambda line: None)
+    return outputs / "figures"
+
+
+def test_stand_ins_and_real_images_are_drawn_apart(drawn: Path) -> None:
+    found = {file.stem for file in drawn.glob("*.png")}
+    for kind in ("prevalence", "evr", "sweep"):
+        assert {f"{kind}_images", f"{kind}_images_real"} <= found
+        data = set(pd.read_csv(drawn / f"{kind}_images.csv").data)
+        assert data == {"carla_2d", "carla_1d"}
+        assert set(pd.read_csv(drawn / f"{kind}_images_real.csv").data) == {"utkface-faces"}
+    assert {"deep_carla_2d", "deep_carla_1d", "deep_utkface-faces"} <= found
+
+
+def test_one_target_has_no_nrc3_and_no_gamma(drawn: Path) -> None:
+    table = pd.read_csv(drawn / "prevalence_images.csv")
+    assert set(table[table.metric == "nrc3"].data) == {"carla_2d"}
+    assert set(pd.read_csv(drawn / "sweep_images.csv").query("metric == 'nrc3'").data) == {"carla_2d"}
+    assert set(pd.read_csv(drawn / "gamma_images.csv").data) == {"carla_2d"}
+    assert not (drawn / "gamma_images_real.png").exists()
+
+
+def test_stand_ins_are_named_in_titles_captions_and_never_for_real_data(drawn: Path) -> None:
+    captions = json.loads((drawn / "captions.json").read_text())
+    for name in ("prevalence_images", "evr_images", "sweep_images", "gamma_images"):
+        assert "CARLA 2D (stand-in)" in captions[name]["caption"], name
+    assert "CARLA 2D (stand-in)" in captions["deep_carla_2d"]["title"]
+    for name in ("prevalence_images_real", "deep_utkface-faces"):
+        assert "stand-in" not in captions[name]["caption"] + captions[name]["title"]
+
+
+def test_commands_run_the_experiment_that_made_the_runs(drawn: Path) -> None:
+    captions = json.loads((drawn / "captions.json").read_text())
+    commands = captions["deep_utkface-faces"]["commands"]
+    assert commands == [
+        "python scripts/train.py -m experiment=images data=utkface data.path=faces protocol=quick"
+    ]
+    assert command("images", "carla_1d", "paper").endswith("experiment=images data=carla_1d protocol=paper")
+
+
+def test_layers_are_named_as_in_the_network_and_published_curves_are_those_of_the_paper(drawn: Path) -> None:
+    table = pd.read_csv(drawn / "deep_carla_2d.csv")
+    published = table[(table.series == "published") & (table.metric == "noise")]
+    assert published.layer.max() == len(POINTS)  # cut to the layers that are there; 17 in the file
+    main = table[(table.series == "headline") & (table.metric == "noise")]
+    assert sorted(main.layer.unique()) == [1, 2, 3, 4]
+    assert (
+        "input channels, averaged over the image"
+        in json.loads((drawn / "captions.json").read_text())["deep_carla_2d"]["caption"]
+    )
+
+
+def test_own_recipe_wins_over_the_prevalence_runs(tmp_path: Path) -> None:
+    for folder in ("images-paper", "deep-paper"):
+        write_run(tmp_path, folder, "carla_2d", 0.05, protocol="paper", names=POINTS, model=NET, kind="real")
+    drawings = deep.draw(Runs(tmp_path, "paper"))
+    assert [d.name for d in drawings] == ["deep_carla_2d"]
+    assert "experiment=deep_carla_2d" in drawings[0].commands[0]
+
+
+def test_names() -> None:
+    assert (pretty("carla_1d"), pretty("utkface-utkface_5000"), pretty("reacher")) == (
+        "CARLA 1D", "UTKFace utkface_5000", "Reacher",
+    )  # fmt: skip
+
+
+def test_headline_of_a_set_from_a_file_is_that_of_its_recipe(tmp_path: Path) -> None:
+    for wd in (0.05, 0.5):
+        write_run(tmp_path, "images-quick", "utkface-faces", wd, n=1, kind="real", names=POINTS, model=NET)
+    runs = Runs(tmp_path, "quick", {"images": {"utkface": 0.05}})
+    assert {run.weight_decay for run in runs.headline("images", "utkface-faces")} == {0.05}
+    assert list(sets(runs, "images_real")) == ["utkface-faces"] and sets(runs, "images") == {}
