@@ -100,7 +100,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["data=sgemm"], "data.path is missing: the SGEMM run times are not shipped"),
     (["data=sgemm", "data.path=good.csv"], "good.csv has no column 'MWG': it is not the SGEMM set"),
     # settings
-    (["data=reachr"], "there is no data/reachr; choose one of hopper, low_rank"),
+    (["data=reachr"], "there is no data/reachr; choose one of carla, carla_1d"),
     (["experiment=nonsense"], "there is no experiment/nonsense; choose one of animation"),
     (["model=resnet"], "model/resnet"),
     (["data=null"], "data is null; name one of the files in conf/data"),

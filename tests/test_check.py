@@ -27,6 +27,7 @@ EXPERIMENTS = (
     "low_rank",
     "tau_clock",
     "ufm",
+    "images",
     "sgemm",
     "sgemm_decay",
 )

@@ -21,7 +21,7 @@ SOURCES = sorted((REPO / "nrc").rglob("*.py")) + sorted((REPO / "scripts").glob(
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load",
          "yaml.full_load", "hydra.utils.instantiate", "hydra.utils.call", "instantiate", "pd.read_pickle",
          "torch.hub.load"}  # fmt: skip
-MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "tarfile",
+MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib",
            "socket", "urllib.request", "http.client", "requests", "httpx", "ftplib"}  # fmt: skip
 # what must be said at every call
 SAID = {

@@ -91,8 +91,8 @@ def decoded(
             manifest = _valid(folder, stamp)  # another process may have made it meanwhile
             if manifest is None:
                 manifest = _make(folder, open_frames, {"settings": settings, "stamp": stamp})
-    pixels = np.load(folder / PIXELS, mmap_mode="r")
-    return Decoded(pixels, np.load(folder / TARGETS), manifest)
+    pixels = np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False)
+    return Decoded(pixels, np.load(folder / TARGETS, allow_pickle=False), manifest)
 
 
 def _stamps(sources: Sequence[str | Path]) -> Iterator[str]:
