@@ -118,7 +118,7 @@ def _errors(sheet: Sheet, left: Axes, tau: TauAxis, main: list[Run], kind: str, 
     left.tick_params(axis="y", colors=C0, which="both")
     right = twin(left, C1)
     draw_runs(sheet, right, tau, main, "r2", split="test", colour=C1, width=1.1)
-    right.set_ylim(min(0.0, right.get_ylim()[0]), 1)
+    right.set_ylim(max(min(0.0, right.get_ylim()[0]), -1.0), 1)  # a bad start must not hide the rest
     if edge in ("left", "both"):
         left.set_ylabel("MSE", color=C0)
     if edge in ("right", "both"):
