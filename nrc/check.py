@@ -109,7 +109,6 @@ def check(
     outputs: Path,
     protocol: str,
     headline: dict[str, dict[str, float]],
-    data: str = "all",
     expectations: list[Expectation] | None = None,
 ) -> list[Verdict]:
     """Hold every expectation against the run directories below `outputs`.
@@ -118,13 +117,10 @@ def check(
         outputs: the folder of experiments.
         protocol: suffix of the run folders.
         headline: experiment -> data -> headline weight decay.
-        data: one data set, or "all".
         expectations: None takes the committed ones.
     """
     verdicts = []
     for e in expectations if expectations is not None else read_expectations():
-        if data not in ("all", e.data):
-            continue
         wd = headline[e.experiment][e.data] if e.weight_decay == "headline" else float(e.weight_decay)
         if e.quantity.startswith("agree:"):
             place = outputs / e.experiment / e.data / "protocol=accelerated" / f"wd={wd:g}"

@@ -39,7 +39,13 @@ LONG_IMAGES = [("deep_carla_2d", "carla_2d"), ("deep_utkface", "utkface")]
 # run only when the user has the file, which may not be shipped
 NEEDS_FILE = [("sgemm", "sgemm"), ("sgemm_decay", "sgemm")]
 IMAGE_SETS = tuple(data for _, data in IMAGES)
-DATASETS = (*MUJOCO, "low_rank", "sgemm", "images", *IMAGE_SETS)
+GROUPS = {"tables": (*MUJOCO, "low_rank"), "images": IMAGE_SETS}
+DATASETS = (*MUJOCO, "low_rank", "sgemm", *IMAGE_SETS, *GROUPS)
+
+
+def wanted(dataset: str, data: str) -> bool:
+    """Whether --dataset covers this data set: all, one of GROUPS, or itself."""
+    return dataset == "all" or data in GROUPS.get(dataset, (dataset,))
 
 
 def main() -> None:
@@ -78,7 +84,7 @@ def main() -> None:
     members = {
         member.directory: member  # experiments may share runs
         for experiment, data, extra in chosen
-        if args.dataset in ("all", data) or (args.dataset == "images" and data in IMAGE_SETS)
+        if wanted(args.dataset, data)
         for member in _compose.sweep_members(experiment, data, args.protocol, args.outputs, extra)
     }
     # stacking on a GPU has not been run on one yet: figures come from the path that is proven

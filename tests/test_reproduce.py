@@ -10,7 +10,7 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
 import _compose  # noqa: E402
-from reproduce_figures import EXPERIMENTS  # noqa: E402
+from reproduce_figures import EXPERIMENTS, wanted  # noqa: E402
 
 from nrc.check import check, read_expectations  # noqa: E402
 from nrc.data import LowRank  # noqa: E402
@@ -81,3 +81,8 @@ def test_one_data_set_from_command_line_to_figures(tmp_path: Path) -> None:
         "deep_swimmer",
         "tau_clock",
     } <= names
+
+
+def test_a_group_covers_its_data_sets() -> None:
+    assert wanted("all", "hopper") and wanted("tables", "low_rank") and wanted("images", "utkface")
+    assert not wanted("tables", "carla_2d") and not wanted("reacher", "hopper")
