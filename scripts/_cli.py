@@ -89,6 +89,10 @@ def run_main(main: Callable[[], Any]) -> None:
         _launching() if sweep else nullcontext(),
     ):
         check_arguments(sys.argv[1:])
+        if sweep:
+            import _compose
+
+            _compose.check_sweep(sys.argv[1:])
         try:
             main()
         except BrokenExecutor:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -151,6 +152,26 @@ def sweep_members(
     """The runs that `train.py -m experiment=... data=... protocol=...` would make, in the same directories."""
     chosen = [f"experiment={experiment}", f"data={data}", f"protocol={protocol}"]
     return members_of(extra, outputs, chosen)
+
+
+def check_sweep(command_line: Sequence[str]) -> None:
+    """Refuse a sweep of `train.py -m` for its worst member, before the first one runs.
+
+    Raises:
+        UserError: a member with a wrong setting, two members that would share a directory, no such --config-dir.
+    """
+    given = get_args(command_line)
+    if given.config_path or given.config_name:  # not our train.yaml: Hydra alone can expand it
+        return
+    chosen = []
+    if given.config_dir:
+        folder = Path(given.config_dir).resolve()
+        if not folder.is_dir():
+            raise UserError(
+                f"--config-dir {given.config_dir} is no folder; give one that holds groups as conf/ does"
+            )
+        chosen = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
+    members_of(given.overrides, chosen=chosen)
 
 
 def members_of(

@@ -331,8 +331,39 @@ def test_an_unforeseen_error_is_one_line_too(tmp_path: Path, monkeypatch: pytest
     assert result.status == 1 and "nobody thought of it; debug=true shows the traceback" in result.err
 
 
+SWEEPS_REFUSED: list[tuple[list[str], str]] = [
+    (["seed=0,-1", "hydra.mode=MULTIRUN"], "seed is -1; it must be a whole number"),
+    (["optim.weight_decay=0,-1"], "optim.weight_decay is -1; it must be >= 0"),
+    (["model.width=8,x"], "model.width is 'x'"),
+    (["data=reacher,table"], "data.path is missing"),
+    (["optim.momentum=0,0.9"], "two runs of the sweep share outputs/train-quick/reacher"),
+    (["optim.lr=0.1,0.2", "hydra.sweep.dir=rates"], "two runs of the sweep share rates"),
+    (["seed=0,1", "optim.lrr=1"], "there is no setting optim.lrr"),
+    (["--config-dir=configs", "experiment=mine"], "optim.weight_decay is -2"),
+    (["--config-dir=nowhere", "seed=0,1"], "--config-dir nowhere is no folder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "words"), SWEEPS_REFUSED, ids=map(named, SWEEPS_REFUSED))
+def test_a_sweep_is_refused_for_its_worst_member_before_the_first_one_runs(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    sweeping = "@package _global_\nhydra: {sweeper: {params: {optim.weight_decay: '0,-2'}}}"
+    (tmp_path / "configs/experiment").mkdir(parents=True)
+    (tmp_path / "configs/experiment/mine.yaml").write_text(f"# {sweeping}\n")
+    before = tree(tmp_path)
+    more = [a for a in FEW if not any(b.startswith(a.split("=")[0]) for b in arguments)]
+    flag = [] if "hydra.mode=MULTIRUN" in arguments else ["-m"]
+    result = in_process("train.py", [*arguments, *more, *flag], tmp_path)
+    one_line(f"train.py -m {' '.join(arguments)}", result, words)
+    assert tree(tmp_path) == before, "something half-written is left behind"
+
+
 @pytest.mark.slow
-def test_a_sweep_names_its_bad_member(tmp_path: Path) -> None:
-    result = in_subprocess("train.py", ["-m", "seed=0,-1", *FEW], tmp_path)
-    assert result.status != 0 and "seed is -1; it must be a whole number" in result.err
-    assert len(list(tmp_path.rglob("run.json"))) == 1
+def test_a_sweep_with_a_config_folder_of_ones_own_runs(tmp_path: Path) -> None:
+    (tmp_path / "my configs/experiment").mkdir(parents=True)
+    (tmp_path / "my configs/experiment/mine.yaml").write_text("# @package _global_\nname: mine\n")
+    arguments = ["--config-dir=my configs", "experiment=mine", "seed=0,1", *FEW, "-m"]
+    result = in_subprocess("train.py", arguments, tmp_path)
+    assert result.status == 0, result.err
+    assert len(list(tmp_path.glob("outputs/mine/reacher/wd=0.001/seed=*/run.json"))) == 2
