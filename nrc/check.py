@@ -1,11 +1,12 @@
 """Compare finished runs with the committed expectations in `nrc/reference/expected.yaml`.
 
 Each expectation is one sentence with its source, the runs it speaks of, one number per run and a
-bound. It must hold for every seed. A run that is missing fails: absence is not success.
+bound. It must hold for every one of these runs. A run that is missing fails: absence is not success.
 """
 
 import itertools
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,15 @@ import pandas as pd
 import yaml
 
 from nrc.errors import UserError
-from nrc.record import read_run
+from nrc.metrics import ALIVE
+from nrc.metrics.layer import VANISHED_SIGNAL
+from nrc.record import read_info, read_run
 
 EXPECTED = Path(__file__).with_name("reference") / "expected.yaml"
+PROTOCOL = "quick"  # the numbers are of its runs; another length of training has other numbers
 BOUNDS = ("below", "above")
+KINDS = ("", "fall", "alive fall", "least", "accelerated/paper", "quick/paper")
+BUDGET = "budget"
 
 
 @dataclass(frozen=True)
@@ -27,10 +33,12 @@ class Expectation:
         id, claim: short name; what it says, with the source.
         experiment: run folder without the protocol.
         data: data set, i.e. the folder below it.
-        weight_decay: a number, or "headline" for the one of the recipe.
-        quantity: `metric` (final value), `fall:metric` (first / final) or `agree:metric`
-            (|log10 of accelerated over paper|, for the tau clock), each with `@layer` appended at will.
-            Without a layer: the output layer, or the model for mse and r2.
+        weight_decay: a number, "headline" for the one of the recipe, or "all" for every one that is run.
+        quantity: `budget` (lambda * tau), `metric` (final value) or `kind:metric`, with `@layer` appended to
+            the metric at will. Without a layer: the output layer, or the model for mse and r2. Kinds:
+            `fall` (first / final), `alive fall` (the same, and 0 where a target direction is dead), `least`
+            (smallest value after the start), `accelerated/paper` and `quick/paper` (|log10 of the ratio| of
+            the final values of two protocols, for the tau clock).
         bound: "below" or "above".
         value: the bound.
     """
@@ -44,14 +52,42 @@ class Expectation:
     bound: str
     value: float
 
+    @property
+    def kind(self) -> str:
+        return self.quantity.rpartition(":")[0]
+
+    def place(self, headline: Mapping[str, Mapping[str, float]]) -> str:
+        """Where its runs lie below the outputs, as a pattern.
+
+        Args:
+            headline: experiment -> data -> headline weight decay.
+        """
+        folder = f"{self.experiment}-{PROTOCOL}/{self.data}"
+        if self.kind.endswith("/paper"):
+            folder = f"{self.experiment}/{self.data}/protocol={self.kind.removesuffix('/paper')}"
+        if self.weight_decay == "all":
+            return f"{folder}/wd=*/seed=*"
+        chosen = (
+            headline[self.experiment][self.data] if self.weight_decay == "headline" else self.weight_decay
+        )
+        return f"{folder}/wd={float(chosen):g}/seed=*"
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """An expectation, where its runs lie, one value per seed, and whether all are within the bound."""
+    """How an expectation fared.
+
+    Attributes:
+        values: one for each run that is there; NaN where it is not finished or the number is undefined.
+        missing: how many runs are not there.
+        kind: of the data, e.g. "own experts".
+        holds: whether no run is missing and all values are within the bound.
+    """
 
     expectation: Expectation
-    directory: Path
     values: list[float]
+    missing: int
+    kind: str
     holds: bool
 
 
@@ -59,7 +95,7 @@ def read_expectations(file: Path = EXPECTED) -> list[Expectation]:
     """The committed expectations; lists of experiments, data sets or quantities become one each.
 
     Raises:
-        UserError: an entry without exactly one bound, or with a missing or unknown key.
+        UserError: an entry without exactly one bound, with a missing or unknown key, or an unknown kind of quantity.
     """
     found = []
     for entry in yaml.safe_load(file.read_text()):
@@ -76,6 +112,11 @@ def read_expectations(file: Path = EXPECTED) -> list[Expectation]:
                 found.append(Expectation(**entry, **dict(zip(wide, chosen, strict=True))))
             except TypeError as error:
                 raise UserError(f"{file}: expectation {entry.get('id')!r}: {error}") from None
+            if found[-1].kind not in KINDS:
+                raise UserError(
+                    f"{file}: expectation {entry.get('id')!r}: quantity {chosen[-1]!r} is none of "
+                    f"{BUDGET}, metric, {', '.join(f'{kind}:metric' for kind in KINDS if kind)}"
+                )
     return found
 
 
@@ -91,55 +132,91 @@ def curve(rows: pd.DataFrame, name: str) -> pd.Series:
 
 def quantity(run: Path, name: str) -> float:
     """The number that an expectation names, from one run directory; NaN when it is not there."""
-    kind, _, metric = name.rpartition(":")
     info, rows = read_run(run)
-    values = curve(rows, metric)
-    if info["status"] != "finished" or values.empty:
+    if info["status"] != "finished":
         return math.nan
-    first, last = float(values.iloc[0]), float(values.iloc[-1])
-    if kind == "agree":
-        other = Path(str(run).replace("protocol=accelerated", "protocol=paper"))
-        return abs(math.log10(last / quantity(other, metric))) if other.exists() else math.nan
+    if name == BUDGET:
+        return float(info["identity"]["optim"]["weight_decay"] * info["tau"])
+    kind, _, metric = name.rpartition(":")
     if kind == "fall":
-        return first / last if last else math.inf
-    return last
+        return _fall(rows, metric)
+    if kind == "alive fall":
+        return _alive_fall(rows, metric)
+    if kind == "least":
+        return float(curve(rows, metric).iloc[1:].min(skipna=False))
+    if kind:
+        other = Path(str(run).replace(f"protocol={kind.removesuffix('/paper')}", "protocol=paper"))
+        there = (other / "metrics.csv").exists()
+        return abs(math.log10(_last(rows, metric) / quantity(other, metric))) if there else math.nan
+    return _last(rows, metric)
+
+
+def _last(rows: pd.DataFrame, name: str) -> float:
+    values = curve(rows, name)
+    return float(values.iloc[-1]) if len(values) else math.nan
+
+
+def _fall(rows: pd.DataFrame, name: str) -> float:
+    last = _last(rows, name)
+    return math.inf if last == 0 else float(curve(rows, name).head(1).sum(min_count=1)) / last
+
+
+def _alive_fall(rows: pd.DataFrame, name: str) -> float:
+    """The fall, 0 where a target direction is dead, NaN where that is not known."""
+    if _last(rows, "signal_share") < VANISHED_SIGNAL:
+        return 0.0
+    rcond = _last(rows, "weight_rcond")
+    if rcond < ALIVE:
+        return 0.0
+    return math.nan if math.isnan(rcond) else _fall(rows, name)
 
 
 def check(
-    outputs: Path,
-    protocol: str,
-    headline: dict[str, dict[str, float]],
+    planned: Iterable[Path],
+    headline: Mapping[str, Mapping[str, float]],
     expectations: list[Expectation] | None = None,
 ) -> list[Verdict]:
-    """Hold every expectation against the run directories below `outputs`.
+    """Hold every expectation against its runs.
 
     Args:
-        outputs: the folder of experiments.
-        protocol: suffix of the run folders.
+        planned: the run directories that the reproduction makes, there or not.
         headline: experiment -> data -> headline weight decay.
         expectations: None takes the committed ones.
     """
+    planned = sorted(set(planned))
     verdicts = []
     for e in expectations if expectations is not None else read_expectations():
-        wd = headline[e.experiment][e.data] if e.weight_decay == "headline" else float(e.weight_decay)
-        if e.quantity.startswith("agree:"):
-            place = outputs / e.experiment / e.data / "protocol=accelerated" / f"wd={wd:g}"
-        else:
-            place = outputs / f"{e.experiment}-{protocol}" / e.data / f"wd={wd:g}"
-        values = [quantity(run.parent, e.quantity) for run in sorted(place.glob("seed=*/metrics.csv"))]
+        wanted = [run for run in planned if run.match(e.place(headline))]
+        there = [run for run in wanted if (run / "metrics.csv").exists()]
+        values = [quantity(run, e.quantity) for run in there]
+        kinds = dict.fromkeys(str(read_info(run)["data"].get("kind", "?")) for run in there)
         # NaN compares false: an undefined number never counts as a success
         good = [v < e.value if e.bound == "below" else v > e.value for v in values]
-        verdicts.append(Verdict(e, place, values, bool(good) and all(good)))
+        missing = len(wanted) - len(there)
+        holds = bool(good) and all(good) and not missing
+        verdicts.append(Verdict(e, values, missing, ", ".join(kinds), holds))
     return verdicts
 
 
 def table(verdicts: list[Verdict]) -> str:
     """The verdicts as text, one line each."""
-    lines = [f"{'':5} {'expectation':32} {'data':9} {'quantity':30} {'measured (seeds)':28} bound"]
-    for v in verdicts:
-        e = v.expectation
-        measured = "no run" if not v.values else " ".join(f"{x:.3g}" for x in v.values)
-        bound = f"{'<' if e.bound == 'below' else '>'} {e.value:g}"
-        word = "ok" if v.holds else "FAIL"
-        lines.append(f"{word:5} {e.id:32} {e.data:9} {e.quantity:30} {measured:28} {bound}")
-    return "\n".join(lines)
+    head = ("", "expectation", "runs, and kind of data", "quantity", "measured (seeds)", "bound")
+    rows = [head, *(_line(v) for v in verdicts)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _line(v: Verdict) -> tuple[str, ...]:
+    e = v.expectation
+    data = f"{e.experiment}/{e.data}" + (f" ({v.kind})" if v.kind else "")
+    bound = f"{'<' if e.bound == 'below' else '>'} {e.value:g}"
+    return "ok" if v.holds else "FAIL", e.id, data, e.quantity, _measured(v), bound
+
+
+def _measured(v: Verdict) -> str:
+    numbers = [f"{x:.3g}" for x in v.values]
+    if len(numbers) > 3 and all(math.isfinite(x) for x in v.values):
+        numbers = [f"{min(v.values):.3g} to {max(v.values):.3g} in {len(numbers)} runs"]
+    absent = f"{v.missing} of {v.missing + len(v.values)} runs missing" if v.missing else ""
+    return " ".join([*numbers, *([absent] if absent else [])]) or "no such run"

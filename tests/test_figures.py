@@ -349,6 +349,14 @@ def test_tau_clock_needs_both_protocols(tmp_path: Path) -> None:
     write_run(tmp_path, "tau_clock", "reacher", 0.04, protocol="accelerated", place="protocol=accelerated")
     # nrc1 = 0.7 exp(-wd tau): 0.04 against 0.05 at tau 100 is 1/ln(10) decades
     assert f"NRC1 {1 / math.log(10):+.3f} decades" in drawn(tau_clock.draw, tmp_path).caption
+    write_run(tmp_path, "tau_clock", "reacher", 0.02, protocol="quick", place="protocol=quick")
+    drawing = drawn(tau_clock.draw, tmp_path)
+    assert (
+        f"quick: Reacher: train MSE {100 * (0.1 + 0.7 * math.exp(-2)) / 0.1047 - 100:+.0f}" in drawing.caption
+    )
+    table = drawing.table[drawing.table["metric"] == "nrc1"].set_index("series")["value"]
+    for protocol, slower in (("accelerated", 0.01), ("quick", 0.03)):
+        assert table[f"log10({protocol}/paper) at the end"] == pytest.approx(slower * 100 / math.log(10))
 
 
 def test_published_is_drawn_for_the_paper_sets_alone(tmp_path: Path) -> None:
