@@ -6,9 +6,11 @@ bound. It must hold for every one of these runs. A run that is missing fails: ab
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -16,13 +18,14 @@ import yaml
 from nrc.errors import UserError
 from nrc.metrics import ALIVE
 from nrc.metrics.layer import VANISHED_SIGNAL
-from nrc.record import read_info, read_run
+from nrc.record import read_run
 
 EXPECTED = Path(__file__).with_name("reference") / "expected.yaml"
 PROTOCOL = "quick"  # the numbers are of its runs; another length of training has other numbers
 BOUNDS = ("below", "above")
 KINDS = ("", "fall", "alive fall", "least", "accelerated/paper", "quick/paper")
 BUDGET = "budget"
+Read = Callable[[Path], tuple[dict[str, Any], pd.DataFrame]]
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,9 @@ def curve(rows: pd.DataFrame, name: str) -> pd.Series:
     return rows[rows.layer == layer].sort_values("step").value
 
 
-def quantity(run: Path, name: str) -> float:
+def quantity(run: Path, name: str, read: Read = read_run) -> float:
     """The number that an expectation names, from one run directory; NaN when it is not there."""
-    info, rows = read_run(run)
+    info, rows = read(run)
     if info["status"] != "finished":
         return math.nan
     if name == BUDGET:
@@ -147,7 +150,7 @@ def quantity(run: Path, name: str) -> float:
     if kind:
         other = Path(str(run).replace(f"protocol={kind.removesuffix('/paper')}", "protocol=paper"))
         there = (other / "metrics.csv").exists()
-        return abs(math.log10(_last(rows, metric) / quantity(other, metric))) if there else math.nan
+        return abs(math.log10(_last(rows, metric) / quantity(other, metric, read))) if there else math.nan
     return _last(rows, metric)
 
 
@@ -184,12 +187,13 @@ def check(
         expectations: None takes the committed ones.
     """
     planned = sorted(set(planned))
+    read = cache(read_run)  # a run serves many expectations
     verdicts = []
     for e in expectations if expectations is not None else read_expectations():
         wanted = [run for run in planned if run.match(e.place(headline))]
         there = [run for run in wanted if (run / "metrics.csv").exists()]
-        values = [quantity(run, e.quantity) for run in there]
-        kinds = dict.fromkeys(str(read_info(run)["data"].get("kind", "?")) for run in there)
+        values = [quantity(run, e.quantity, read) for run in there]
+        kinds = dict.fromkeys(str(read(run)[0]["data"].get("kind", "?")) for run in there)
         # NaN compares false: an undefined number never counts as a success
         good = [v < e.value if e.bound == "below" else v > e.value for v in values]
         missing = len(wanted) - len(there)

@@ -366,6 +366,30 @@ def test_published_is_drawn_for_the_paper_sets_alone(tmp_path: Path) -> None:
     assert set(drawn(published.draw, tmp_path).table["data"]) == {"hopper"}
 
 
+def test_published_errors_are_drawn_where_their_weight_decay_is_near_ours(tmp_path: Path) -> None:
+    write_run(tmp_path, "prevalence-quick", "reacher", 1e-3)  # published: 1.5e-3
+    write_run(tmp_path, "prevalence-quick", "hopper", 1e-2, n=3)  # published: 9.5e-4
+    drawing = drawn(prevalence.draw, tmp_path)
+    grey = drawing.table[drawing.table["series"] == "published"]
+    assert set(grey["data"]) == {"reacher"} and set(grey["weight_decay"]) == {0.0015}
+    assert "(Reacher lambda 0.0015, one seed) on the paper's data, not ours;" in drawing.caption
+    assert "That of Hopper is not drawn: its lambda was 0.00095." in drawing.caption
+
+
+@pytest.mark.parametrize("kind", ["paper", "real"])
+def test_published_numbers_stand_beside_the_same_set_from_elsewhere(tmp_path: Path, kind: str) -> None:
+    write_run(tmp_path, "prevalence-quick", "swimmer-jat", 1e-2, kind=kind)
+    words = "the same data" if kind == "paper" else "the paper's data, not ours"
+    for draw in (prevalence.draw, published.draw, gamma.draw):
+        drawing = drawn(draw, tmp_path)
+        series = drawing.table[drawing.table["series"].str.startswith("published")]
+        assert set(series["data"]) == {"swimmer-jat"}, drawing.name
+        assert words in drawing.caption, drawing.name
+    write_run(tmp_path, "prevalence-quick", "table-swimmer", 1e-2, kind="real")
+    table = drawn(prevalence.draw, tmp_path, ["table-swimmer"]).table
+    assert "published" not in set(table["series"])
+
+
 @pytest.fixture
 def layers() -> Iterator[list[dict[str, float]]]:
     wide = {"noise": 0.5, "feature_weight_alignment": 0.3, "linear_mse": 0.6}

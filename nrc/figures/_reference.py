@@ -1,9 +1,12 @@
 """Published curves, kept as small csv files in `nrc/reference`: facts to draw beside our own, thin and grey."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
 import pandas as pd
+
+from nrc.figures._load import Run
 
 
 @cache
@@ -14,9 +17,22 @@ def published(name: str) -> pd.DataFrame:
 
 
 def curve(name: str, data: str, metric: str) -> pd.DataFrame:
-    """Rows of one published curve; empty when there is none."""
+    """Rows of one published curve; empty when there is none. reacher-jat, reacher-d4rl are reacher from elsewhere."""
     table = published(name)
-    return table[(table["dataset"] == data) & (table["metric"] == metric)]
+    return table[(table["dataset"] == environment(data)) & (table["metric"] == metric)]
+
+
+def environment(data: str) -> str:
+    """Name of a data set without where it was read from, which follows a dash."""
+    return data.partition("-")[0]
+
+
+def on_which_data(runs: Sequence[Run]) -> str:
+    """Whether published numbers are of the data of these runs, in words that follow "on" or "for"."""
+    same = {run.kind == "paper" for run in runs}
+    if same == {False}:
+        return "the paper's data, not ours"
+    return "the same data" if same == {True} else "the paper's data, which only some of ours are"
 
 
 def published_sets(name: str = "deep_published") -> set[str]:

@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 
 from nrc.figures._curves import Sheet, log_axis
 from nrc.figures._load import Run, Runs
-from nrc.figures._reference import published
+from nrc.figures._reference import environment, on_which_data, published
 from nrc.figures._style import (
     C0,
     C1,
@@ -70,8 +70,7 @@ def _figure(runs: Runs, name: str, kinds_drawn: list[str]) -> Drawing | None:
         "NRC3 of the final W against gamma/lambda_min, one line per seed; the dot is the closed-form minimum, inside "
         "(0, 1) when W fits the shifted root of Sigma; at 1 the shifted root has lost its weakest direction, and W with it. "
         + "; ".join(said)
-        + ". Grey ticks on the upper edge: minima "
-        "printed in the paper, for the paper's data and ReLU features."
+        + f". Grey ticks on the upper edge: minima printed in the paper, for ReLU features and {on_which_data(used)}."
     )
     return Drawing(name, "NRC3 against gamma", caption, figure, sheet.table(), used, commands)
 
@@ -107,7 +106,7 @@ def _one(sheet: Sheet, panel: Axes, run: Run, kind: str) -> float | None:
 
 def _published_minimum(sheet: Sheet, panel: Axes, data: str) -> None:
     table = published("gamma_minima")
-    for place in table[table["dataset"] == data]["gamma_over_lambda_min"]:
+    for place in table[table["dataset"] == environment(data)]["gamma_over_lambda_min"]:
         panel.plot(
             [place, place], [0.92, 1.0], transform=panel.get_xaxis_transform(), color=PUBLISHED, lw=1.4
         )

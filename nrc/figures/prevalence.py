@@ -1,13 +1,14 @@
 """Figure 2 of NeurIPS 2024: NRC1-3 above, errors and R^2 below, one column per data set."""
 
 import math
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._load import Run, Runs
-from nrc.figures._reference import curve
+from nrc.figures._reference import curve, on_which_data
 from nrc.figures._style import (
     C0,
     C1,
@@ -69,7 +70,7 @@ def _one(runs: Runs, kind: str) -> Drawing | None:
         axes[0, column].set_title(column_title(data, main))
         tau.dress(axes[1, column])
         used += main + control
-    legend_below(figure, _key(kind), 3 if len(columns) > 1 else 2)
+    legend_below(figure, _key(kind, any(map(_comparable, columns.values()))), 3 if len(columns) > 1 else 2)
     footer(figure, used)
     return Drawing(
         f"prevalence_{kind}",
@@ -105,13 +106,25 @@ def _collapse(
         left.set_ylabel("NRC1, NRC2", color=C0)
 
 
+def _published_decay(main: list[Run]) -> float:
+    """The weight decay of the run that was published for this data set; NaN if there is none."""
+    values = curve("prevalence_published", main[0].data, "mse_train")["weight_decay"]
+    return float(values.iloc[0]) if len(values) else math.nan
+
+
+def _comparable(main: list[Run]) -> bool:
+    """Whether it is within a factor of 2 of ours: the error depends on it."""
+    return 0.5 <= _published_decay(main) / main[0].weight_decay <= 2
+
+
 def _errors(sheet: Sheet, left: Axes, tau: TauAxis, main: list[Run], kind: str, edge: str) -> None:
     left.set_yscale("log")
     for split, line in (("train", "-"), ("test", "--")):
         reference = curve("prevalence_published", main[0].data, f"mse_{split}")
         reference = reference[reference["tau"].between(tau.zero, tau.end)]
-        if kind == "relu" and len(reference):
-            labels = {"data": main[0].data, "metric": f"mse_{split}", "series": "published"}
+        if kind == "relu" and _comparable(main):
+            labels: dict[str, Any] = {"data": main[0].data, "metric": f"mse_{split}", "series": "published"}
+            labels["weight_decay"] = _published_decay(main)
             style = {"color": PUBLISHED, "lw": 0.6, "ls": line}
             sheet.line(left, reference["tau"], reference["value"], labels, **style)
         draw_runs(sheet, left, tau, main, "mse", split=split, colour=C0, line=line)
@@ -126,7 +139,7 @@ def _errors(sheet: Sheet, left: Axes, tau: TauAxis, main: list[Run], kind: str, 
         right.set_ylabel("test R²", color=C1)
 
 
-def _key(kind: str) -> list[Line2D]:
+def _key(kind: str, reference: bool) -> list[Line2D]:
     entries = [
         ("NRC1; train MSE", C0, "-", 1.4),
         ("NRC2; test MSE", C0, "--", 1.4),
@@ -135,8 +148,8 @@ def _key(kind: str) -> list[Line2D]:
     ]
     if kind != "linear":
         entries.append(("NRC1, features centred first", C2, ":", 1.1))
-    if kind == "relu":
-        entries.append(("published MSE, other data", PUBLISHED, "-", 0.6))
+    if kind == "relu" and reference:
+        entries.append(("published MSE (see caption)", PUBLISHED, "-", 0.6))
     return [Line2D([], [], color=c, ls=ls, lw=lw, label=label) for label, c, ls, lw in entries]
 
 
@@ -176,9 +189,21 @@ def _caption(columns: dict[str, list[Run]], controls: dict[str, list[Run]], kind
             " Measured with BatchNorm's running statistics, which lag behind the weights while the learning rate is "
             "high: the curves jump where it drops."
         )
-    if kind == "relu":
-        note += (
-            " Thin grey: the MSE of an earlier generation of the paper's runs on the paper's data, not ours; "
-            "its NRC1 was measured on raw features and is compared in figure published."
+    return ". ".join(parts) + ". " + note + (_published_words(columns) if kind == "relu" else "")
+
+
+def _published_words(columns: dict[str, list[Run]]) -> str:
+    """What the thin grey curves are, and which published run is left out."""
+    drawn = {d: main for d, main in columns.items() if _comparable(main)}
+    left = {d: main for d, main in columns.items() if d not in drawn and _published_decay(main) > 0}
+    text = ""
+    if drawn:
+        decays = ", ".join(f"{pretty(d)} lambda {_published_decay(main):g}" for d, main in drawn.items())
+        runs = [run for main in drawn.values() for run in main]
+        text += (
+            f" Thin grey: the MSE of an earlier generation of the paper's runs ({decays}, one seed) on "
+            f"{on_which_data(runs)}; its NRC1 was measured on raw features and is compared in figure published."
         )
-    return ". ".join(parts) + ". " + note
+    for data, main in left.items():
+        text += f" That of {pretty(data)} is not drawn: its lambda was {_published_decay(main):g}."
+    return text

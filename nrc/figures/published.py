@@ -4,7 +4,7 @@ from matplotlib.lines import Line2D
 
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._load import Run, Runs
-from nrc.figures._reference import curve
+from nrc.figures._reference import curve, on_which_data
 from nrc.figures._style import (
     C0,
     C1,
@@ -66,19 +66,20 @@ def draw(runs: Runs) -> list[Drawing]:
             for kind, main in kinds.items()
         )
         said.append(
-            f"{pretty(data)}: raw NRC1 ends at {ours}; published {number(reference['value'].iloc[-1])}"
+            f"{pretty(data)}: raw NRC1 ends at {ours}; published (lambda {lam:g}, budget {budget:.3g}) "
+            f"{number(reference['value'].iloc[-1])}"
         )
     handles = [
         Line2D([], [], color=COLOURS[k], label=f"ours, {LAYERS[k][1]}")
         for k in LAYERS
         if any(k in c for c in columns.values())
     ]
-    handles.append(Line2D([], [], color=PUBLISHED, lw=0.8, label="published, other data, one seed"))
+    handles.append(Line2D([], [], color=PUBLISHED, lw=0.8, label="published, one seed"))
     legend_below(figure, handles, 1 if len(columns) == 1 else 3)
     footer(figure, used, features=False)
     caption = (
         "Grey: an earlier generation of the paper's runs, the only ones known as numbers. Same quantities and tau axis, "
-        "but the paper's own data; its network is the 3x256 one, for Hopper probably with a linear feature layer. "
+        f"on {on_which_data(used)}; its network is the 3x256 one, for Hopper probably with a linear feature layer. "
         + "; ".join(said)
         + "."
     )
