@@ -70,9 +70,9 @@ class Expectation:
             folder = f"{self.experiment}/{self.data}/protocol={self.kind.removesuffix('/paper')}"
         if self.weight_decay == "all":
             return f"{folder}/wd=*/seed=*"
-        chosen = (
-            headline[self.experiment][self.data] if self.weight_decay == "headline" else self.weight_decay
-        )
+        chosen = self.weight_decay
+        if chosen == "headline":
+            chosen = headline[self.experiment][self.data.partition("-")[0]]  # variants are named after a dash
         return f"{folder}/wd={float(chosen):g}/seed=*"
 
 

@@ -25,6 +25,7 @@ EXPERIMENTS = [
     *[("prevalence_linear", data) for data in MUJOCO],
     *[("phase", data) for data in MUJOCO],
     *[("phase_linear", data) for data in MUJOCO],
+    *[("target_mean", data) for data in MUJOCO],
     *[("tau_clock", data) for data in MUJOCO],
     *[(f"deep_{data}", data) for data in MUJOCO],
     ("low_rank", "low_rank"),
@@ -44,8 +45,8 @@ DATASETS = (*MUJOCO, "low_rank", "sgemm", *IMAGE_SETS, *GROUPS)
 
 
 def wanted(dataset: str, data: str) -> bool:
-    """Whether --dataset covers this data set: all, one of GROUPS, or itself."""
-    return dataset == "all" or data in GROUPS.get(dataset, (dataset,))
+    """Whether --dataset covers this data set (or a variant of it, named after a dash): all, a group, or itself."""
+    return dataset == "all" or data.partition("-")[0] in GROUPS.get(dataset, (dataset,))
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ EXPERIMENTS = (
     "deep",
     "low_rank",
     "low_rank_t3",
+    "target_mean",
     "tau_clock",
     "ufm",
     "images",

@@ -113,6 +113,23 @@ def test_limit_keeps_the_proportion(root: Path) -> None:
     np.testing.assert_array_equal(data.x_test, flat(episodes(12))[0][40:48])
 
 
+def test_shifted_targets_keep_sigma_and_get_a_folder_of_their_own() -> None:
+    plain, shifted = Mujoco("swimmer"), Mujoco("swimmer", target_mean=1.5)
+    before, after = plain.load(), shifted.load()
+    deviation = before.y_train.astype(float).std(0)
+    assert after.y_train.mean(0) == pytest.approx(1.5 * deviation, rel=1e-5)
+    assert after.sigma == pytest.approx(before.sigma, rel=1e-5)
+    assert after.y_test - before.y_test == pytest.approx(
+        np.tile(after.y_train[0] - before.y_train[0], (len(before.y_test), 1)), abs=1e-5
+    )
+    assert (plain.data_name, shifted.data_name, after.name) == (
+        "swimmer",
+        "swimmer-mean1.5",
+        "swimmer-mean1.5",
+    )
+    assert "mean of 1.5 standard deviations" in after.describe()
+
+
 def test_minari_already_there_touches_no_network(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("the network was asked for")

@@ -23,6 +23,7 @@ from nrc.figures import (
     prevalence,
     published,
     sweep,
+    target_mean,
     tau_clock,
 )
 from nrc.figures._style import power, scientific, style
@@ -153,7 +154,16 @@ def drawn(draw: Callable[[Runs], list[Drawing]], outputs: Path, datasets: list[s
 
 FIGURE_NAMES = [
     *("prevalence_relu", "prevalence_linear", "evr_relu", "evr_linear", "gamma", "sweep_relu"),
-    *("phase_reacher", "geometry", "published", "deep_reacher", "low_rank", "tau_clock", "theory"),
+    *(
+        "target_mean",
+        "phase_reacher",
+        "geometry",
+        "published",
+        "deep_reacher",
+        "low_rank",
+        "tau_clock",
+        "theory",
+    ),
 ]
 
 
@@ -163,6 +173,8 @@ def all_experiments(tmp_path: Path) -> Path:
         for wd in (0.05, 0.0):
             write_run(tmp_path, folder, "reacher", wd)
     write_run(tmp_path, "phase-quick", "reacher", 0.1)
+    for mean in (0, 2):
+        write_run(tmp_path, "target_mean-quick", f"reacher-mean{mean}", 0.05 + 0.01 * mean)
     write_run(tmp_path, "deep-quick", "reacher", 0.05, layers=3)
     write_run(tmp_path, "low_rank-quick", "low_rank", 0.05, layers=3, n=3)
     for protocol in ("paper", "accelerated"):
@@ -341,6 +353,17 @@ def test_deep_figure_states_the_target_and_the_first_collapsed_layer(tmp_path: P
     assert noise["layer"].tolist() == [1, 2, 3]
     np.testing.assert_allclose(noise["value"], [1 / 20, 1 / 40, 1 / 60])
     assert "published" in set(table["series"])
+
+
+def test_target_mean_joins_the_variants_of_a_set_in_the_order_of_their_means(tmp_path: Path) -> None:
+    write_run(tmp_path, "target_mean-quick", "hopper-mean10", 0.09)
+    assert target_mean.draw(Runs(tmp_path, say=quiet)) == []  # one mean is no comparison
+    write_run(tmp_path, "target_mean-quick", "hopper-mean2", 0.05)
+    drawing = drawn(target_mean.draw, tmp_path)
+    ends = drawing.table.query("metric == 'nrc1' and series == 'end'")
+    assert list(ends.target_mean) == [2.0, 10.0] and set(ends.data) == {"hopper"}
+    assert list(ends.value) == pytest.approx([0.7 * math.exp(-5), 0.7 * math.exp(-9)])
+    assert "at mean 2, " in drawing.caption and "Hopper" in drawing.caption
 
 
 def test_tau_clock_needs_both_protocols(tmp_path: Path) -> None:

@@ -85,10 +85,12 @@ def test_one_data_set_from_command_line_to_figures(tmp_path: Path) -> None:
         "phase_swimmer",
         "geometry",
         "deep_swimmer",
+        "target_mean",
         "tau_clock",
     } <= names
 
 
 def test_a_group_covers_its_data_sets() -> None:
     assert wanted("all", "hopper") and wanted("tables", "low_rank") and wanted("images", "utkface")
+    assert wanted("swimmer", "swimmer-mean3") and wanted("tables", "swimmer-mean3")
     assert not wanted("tables", "carla_2d") and not wanted("reacher", "hopper")

@@ -44,6 +44,8 @@ class Mujoco:
             test file). "random": the first train_size + test_size rows, split as scikit-learn's
             train_test_split with random_state=split_seed (CPAL 2026).
         standardize: "none", "x" or "xy", fitted on the train rows.
+        target_mean: shift each target so that its mean over the train rows is this many standard deviations; None:
+            as recorded. Sigma stays as it is, so by the unconstrained feature model nothing should change.
         limit: use at most this many train rows, and test rows in proportion.
         dataset_id: Minari id; default nrc/<name>-expert-v0 (embedded), mujoco/<name>/expert-v0 (minari).
         revision: commit, tag or branch on the hub; default: the commit pinned in nrc/data/_hub.py.
@@ -68,6 +70,7 @@ class Mujoco:
     split: str = "order"
     split_seed: int = 42
     standardize: str = "none"
+    target_mean: float | None = None
     limit: int | None = None
     dataset_id: str | None = None
     revision: str | None = None
@@ -86,6 +89,7 @@ class Mujoco:
         check_range("data.test_size", self.test_size, 1)
         check_range("data.limit", self.limit, 2)
         check_range("data.split_seed", self.split_seed, 0, 2**32 - 1)
+        check_range("data.target_mean", self.target_mean, -100, 100)  # beyond, float32 targets lose digits
         if self.path and self.source in ("embedded", "minari"):
             raise UserError(
                 f"data.path does not go with data.source={self.source}; set data.root (a folder of Minari "
@@ -94,8 +98,9 @@ class Mujoco:
 
     @property
     def data_name(self) -> str:
-        """The name that goes into the run directory; other sources than the embedded one are told apart."""
-        return self.name if self.source == "embedded" else f"{self.name}-{self.source}"
+        """The name that goes into the run directory; other sources and shifted targets are told apart."""
+        name = self.name if self.source == "embedded" else f"{self.name}-{self.source}"
+        return name if self.target_mean is None else f"{name}-mean{self.target_mean:g}"
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -125,7 +130,14 @@ class Mujoco:
             both = n_train + n_test
             parts = x[:n_train], y[:n_train], x[n_train:both], y[n_train:both]
         kind, fingerprint = self._kind(y)
-        arrays, done = standardised(self.standardize, *parts)
+        (x_train, y_train, x_test, y_test), done = standardised(self.standardize, *parts)
+        if self.target_mean is not None:
+            shift = self.target_mean * y_train.std(axis=0) - y_train.mean(axis=0)
+            y_train, y_test = y_train + shift, y_test + shift
+            done |= {
+                "target_shift": shift.tolist(),
+                "notes": [f"targets shifted to a mean of {self.target_mean:g} standard deviations"],
+            }
         provenance = {
             "source": self.source, "where": found.where, **found.facts, "split": self.split,
             "split_seed": self.split_seed if self.split == "random" else None, **fingerprint, **done,
@@ -134,6 +146,7 @@ class Mujoco:
             tuple(f"obs_{i}" for i in range(x.shape[1])),
             tuple(f"action_{i}" for i in range(y.shape[1])),
         )
+        arrays = x_train, y_train, x_test, y_test
         return RegressionData(self.data_name, *arrays, *names, kind, provenance)
 
     def _test_file(self, found: _sources.Rollouts) -> bool:
