@@ -138,7 +138,7 @@ def test_layers_that_do_not_run():
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ([], "no batch"),
+        ([], "empty, or an iterator that is used up"),
         ([torch.randn(3, 5)], "pair"),
         ([(torch.randn(3, 5), torch.randn(4, 2))], r"\(4, 2\)"),
     ],
