@@ -164,8 +164,7 @@ def _look(network: nn.Module, taps: Taps, args: Any, kwargs: Any, y: torch.Tenso
 
     taps.begin_batch(y[:half], None, only_look=True)
     with suppress(Exception):  # a mask (T, T) was cut, say: then what is not known yet is left out
-        network(*cut(args), **cut(kwargs))
-    taps.end_batch(None)
+        taps.end_batch(network(*cut(args), **cut(kwargs)))
 
 
 def measure_layers(

@@ -49,8 +49,8 @@ class Prediction:
             return
 
         def rows(values: Tensor) -> Tensor:
-            values = double(values.to(y.device))
-            return values.reshape(-1, y.shape[-1]) if mask is None else values[mask]
+            values = values.to(y.device)
+            return double(values.reshape(-1, y.shape[-1]) if mask is None else values[mask])
 
         prediction = rows(found)
         if not len(prediction):
@@ -64,6 +64,10 @@ class Prediction:
                 apart = (rows(made.reshape(found.shape)) - prediction).abs().amax()
                 same = largest.isfinite() & (apart <= max(4 * eps, SAME) * largest)
                 self._same[label] = same & self._same.get(label, same)
+
+    def look(self, out: Any, y: Tensor) -> None:
+        """Half a batch: what is not of the targets' shape then has its axes in another order."""
+        self._missing = self._missing or prediction_in(out, y.shape) is None
 
     @property
     def error(self) -> float | None:

@@ -121,7 +121,9 @@ class Taps:
 
     def end_batch(self, out: Any) -> None:
         """Take what the network put out."""
-        if self._targets is not None and not self._looking:
+        if self._targets is not None and self._looking:
+            self.prediction.look(out, self._targets)
+        elif self._targets is not None:
             self.prediction.add(out, self._targets, self._mask, self._made)
             if self.moments:
                 self._first_batch = False

@@ -122,6 +122,15 @@ def test_layers_with_positions_first_are_left_out_also_where_the_axes_are_equal(
         nrc.collect(model, data, ["middle", "head"])
 
 
+def test_an_output_with_positions_first_is_no_prediction():
+    class Turned(Inside):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).transpose(0, 1)
+
+    table = nrc.CollapseMonitor(Turned()).measure([(rows(6, 6, 5), rows(6, 6, 2))])
+    assert all(math.isnan(values["mse"]) for values in table.values())
+
+
 def test_where_half_a_batch_cannot_be_run_nothing_is_guessed():
     x, y = rows(6, 6, 5), rows(6, 6, 2)
     with pytest.raises(UserError, match=r"as many of both \(6\) in a batch; give batches of another size"):
