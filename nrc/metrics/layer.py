@@ -197,9 +197,8 @@ class Layer:
             raise Undefined("no weight was given")
         if not self.maps_to_targets:
             n, shape = self.moments.n, self.weight.shape
+            why = f"the weight {shape} does not map to the {n} targets"
             if len(shape) == 2 and shape[0] == n:
-                raise Undefined(
-                    "W h + b is not the network's output; if W counts as its last weight, name head=..."
-                )
-            raise Undefined(f"the weight {shape} does not map to the {n} targets")
+                why += ": W h + b is not the network's output; if W counts as its last weight, name head=..."
+            raise Undefined(why)
         return self.weight
