@@ -10,13 +10,14 @@ from types import ModuleType
 
 import pytest
 import yaml
+from run_tools import sealed
 
 from nrc.check import EXPECTED, Expectation, Verdict, check, quantity, read_expectations, table
 from nrc.data import LowRank
 from nrc.errors import UserError
 from nrc.metrics import METRICS, last_layer
 from nrc.models import MLP
-from nrc.record import RunDirectory, read_info
+from nrc.record import RunDirectory
 from nrc.training import Measure, Optim, Protocol, RunSettings, fit
 
 REPO = Path(__file__).resolve().parents[1]
@@ -120,7 +121,7 @@ def test_red_when_a_number_is_edited(perfect: Path) -> None:
     file.write_text(edited)
     with pytest.raises(UserError, match=r"seed=1/metrics\.csv has changed since the run ended"):
         check(perfect, "quick", HEADLINE)
-    RunDirectory(file.parent, read_info(file.parent)).end("finished", "with that number")
+    sealed(file.parent)
     failed = [v for v in check(perfect, "quick", HEADLINE) if not v.holds]
     assert {(v.expectation.experiment, v.expectation.data, v.expectation.quantity) for v in failed} == {
         ("prevalence_linear", "reacher", "nrc1")
