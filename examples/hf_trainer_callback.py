@@ -1,10 +1,9 @@
 """Collapse metrics in the log of the Hugging Face Trainer: Trainer(callbacks=[CollapseCallback([(inputs, labels)])]).
 
 python examples/hf_trainer_callback.py trains a tiny BERT on random tokens and prints what was logged.
-
-If the import fails with "operator torchvision::nms does not exist" (a CPU torch beside a CUDA torchvision), put
-`import nrc.models._torchvision` first.
 """
+
+import nrc.models._torchvision  # noqa: I001  first: torchvision alone may not load beside a CPU torch
 
 import tempfile
 from collections.abc import Sequence

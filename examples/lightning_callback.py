@@ -1,10 +1,9 @@
 """Collapse metrics in Lightning's log: Trainer(callbacks=[CollapseCallback([(x, y)])]).
 
 python examples/lightning_callback.py trains a small network and prints what was logged.
-
-If the import fails with "operator torchvision::nms does not exist" (a CPU torch beside a CUDA torchvision), put
-`import nrc.models._torchvision` first.
 """
+
+import nrc.models._torchvision  # noqa: I001  first: torchvision alone may not load beside a CPU torch
 
 from collections.abc import Sequence
 from typing import Any

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nrc.errors import UserError
-from nrc.files import atomic, size, writing
+from nrc.files import atomic, sha256, size, writing
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
@@ -18,8 +18,8 @@ NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 def save(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
     """Write `checkpoint.pt`; the one before becomes `checkpoint.previous.pt`.
 
-    With the state go the identity of the run and the size of `metrics.csv`: rows beyond it are of a later time.
-    The checksums are those of the zip format, one for each tensor.
+    With the state go the identity of the run, and size and digest of `metrics.csv`: rows beyond are of a later
+    time. The checksums of the state are those of the zip format, one for each tensor.
 
     Raises:
         UserError: the disk is full or may not be written.
@@ -30,7 +30,8 @@ def save(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
             os.fsync(handle.fileno())  # no checkpoint may outlive the rows it counts on
     # by way of memory: torch's own file writer hides the reason when the disk is full
     buffer = io.BytesIO()
-    torch.save(state | {"identity": identity, "rows": size(metrics)}, buffer)
+    rows = {"rows": size(metrics), "rows_sha256": sha256(metrics)}
+    torch.save(state | {"identity": identity} | rows, buffer)
     with atomic(folder / NEWEST, keep=folder / PREVIOUS) as tmp:
         tmp.write_bytes(buffer.getbuffer())
 
@@ -54,6 +55,8 @@ def load(folder: Path, identity: dict[str, Any], say: Callable[[str], None] = pr
             other = differences(state["identity"], identity)
             if not other and state["rows"] > size(metrics):
                 raise UserError("metrics.csv has lost rows since")
+            if not other and state["rows_sha256"] != sha256(metrics, state["rows"]):
+                raise UserError("metrics.csv was changed since")
         except Exception as error:  # damage can show as any exception at all
             why = " ".join(f"{type(error).__name__}: {error}".split())[:150]
             remedy = "starting over" if file is found[-1] else "taking the one before"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,32 +17,30 @@ from nrc.layers import OUT, default_layers, measured_layers, reading_weight, unw
 from nrc.metrics.assemble import Metrics, evaluate
 from nrc.metrics.layer import Layer
 from nrc.metrics.linalg import weight_spectrum
+from nrc.modes import evaluating
 from nrc.moments import Moments
 from nrc.taps import Taps
 
 KEEP_BYTES = 256 << 20
+MAX_FEATURES = 4096
+POSITIONS = ("pool", "all")
 
 
-def _uncompiled() -> AbstractContextManager[Any]:
-    # compiled code does not look at hooks that came later; importing the compiler takes seconds
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+class Collected(dict[str, Moments]):
+    """label -> Moments in forward order, with what the pass showed of the whole network.
 
+    Attributes:
+        skipped: label -> why a layer is not among them.
+        head: label of the layer whose W h + b is the network's output, or that was named as such; None: none is.
+        error: mean |output - y|^2 of the network where that is not the head's W h + b; None: it is, or the
+            network put out nothing of the targets' shape.
+    """
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and every module called as a module, so that hooks fire."""
-    modes = {module: module.training for module in model.modules()}
-    # nn.TransformerEncoder otherwise packs padded batches, and its layers may call no submodule
-    fused = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), _uncompiled():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        for module, training in modes.items():
-            module.training = training
+    def __init__(
+        self, moments: Mapping[str, Moments], skipped: dict[str, str], head: str | None, error: float | None
+    ) -> None:
+        super().__init__(moments)
+        self.skipped, self.head, self.error = skipped, head, error
 
 
 def collect(
@@ -50,20 +48,26 @@ def collect(
     batches: Iterable[Any],
     layers: Sequence[str] | None = None,
     *,
+    head: str | None = None,
+    max_features: int = MAX_FEATURES,
     keep_bytes: int = KEEP_BYTES,
     positions: str = "pool",
-) -> dict[str, Moments]:
+) -> Collected:
     """Moments of all layers in one forward pass over the data, in evaluation mode, without gradients.
 
     Args:
         model: any module; its training mode is restored afterwards and nothing stays attached to it. Inside
             DataParallel, DistributedDataParallel or torch.compile the network itself is run, by its own names.
-        batches: pairs (inputs, targets) or triples with a mask, tensors or arrays. inputs: (B, ...), a tuple
-            of them, or a dict that the model takes by keyword. targets: (B, n) or (B,); for features at every
-            position, (B, T, d), targets (B, T, n). mask: targets' shape without n, True where a row counts.
+        batches: pairs (inputs, targets) or triples with a mask, tensors or arrays. inputs: (B, ...), a tuple or
+            list of them, or a dict that the model takes by keyword. targets: (B, n) or (B,); for features at
+            every position, (B, T, d), targets (B, T, n). mask: bool, the targets' shape without n, True where a
+            row counts. Where B = T the first half of the batch is run once more, to see which axis is which.
         layers: names as in `named_modules()` (or the model's own labels); a layer is measured at its input,
             with suffix ':out' at its output. None: the model's `measured_layers()`, else every Linear,
             convolution and self-attention (at its fused in-projection).
+        head: the layer whose weight counts as the last one, W. None: the Linear whose W h + b is the network's
+            output (or the first tensor in it that has the targets' shape), found by comparing the two.
+        max_features: a wider layer is left out unless `layers` or `head` names it; d features take 16 d^2 bytes.
         keep_bytes: the last layer's features are kept up to this size, for `nrc1_centred`, which needs their
             mean first.
         positions: "pool" averages maps (B, c, h, w) over positions; "all" takes every position as a sample,
@@ -73,63 +77,99 @@ def collect(
         label -> Moments, in forward order.
 
     Raises:
-        UserError: unknown layers, no batches; and with `layers` given a layer that does not run, runs twice or
-            does not fit the targets. With layers=None such layers are left out and a warning names them.
+        UserError: unknown layers, no batches; and with `layers` given a layer that does not run in every batch,
+            runs twice or does not fit the targets. With layers=None such layers are left out and a warning
+            names them.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> moments = collect(model, [(torch.randn(16, 4), torch.randn(16, 2)) for _ in range(3)])
-        >>> {label: (m.count, m.d) for label, m in moments.items()}
-        {'0': (48, 4), '2': (48, 8)}
+        >>> {label: (m.count, m.d) for label, m in moments.items()}, moments.head
+        ({'0': (48, 4), '2': (48, 8)}, '2')
     """
-    moments, skipped = collect_with_skipped(model, batches, layers, keep_bytes, positions)
-    if skipped:
-        named = [f"'{label}' {reason}" for label, reason in skipped.items()]
+    found = _collect(model, batches, layers, head, max_features, keep_bytes, positions)
+    if found.skipped:
+        named = [f"'{label}' {reason}" for label, reason in found.skipped.items()]
         more = f"; and {len(named) - 3} more: CollapseMonitor.skipped lists all" if len(named) > 3 else ""
         warnings.warn("not measured: " + "; ".join(named[:3]) + more, stacklevel=2)
-    return moments
+    return found
 
 
-def collect_with_skipped(
+def _collect(
     model: nn.Module,
     batches: Iterable[Any],
     layers: Sequence[str] | None,
+    head: str | None,
+    max_features: int,
     keep_bytes: int = KEEP_BYTES,
     positions: str = "pool",
-) -> tuple[dict[str, Moments], dict[str, str]]:
-    """`collect` without the warning: the moments, and label -> why a layer was left out."""
+) -> Collected:
+    """`collect` without the warning."""
+    if positions not in POSITIONS:
+        raise UserError(f"positions is {positions!r}; choose pool or all")
+    try:
+        batches = iter(batches)
+    except TypeError:
+        what = type(batches).__name__
+        raise UserError(
+            f"batches is {what}; give a list or a DataLoader of pairs (inputs, targets)"
+        ) from None
+    chosen = measured_layers(model, layers, head)
     network = unwrapped(model)
     parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
-    chosen = measured_layers(model, layers)
-    skipped = default_layers(model)[1]
-    taps = Taps(chosen, keep_bytes, strict=layers is not None, positions=positions)
+    named = {label for label in chosen if layers is not None or label == head}
+    taps = Taps(chosen, named, keep_bytes, max_features, every_position=positions == "all")
     try:
-        with _evaluating(network):
+        with evaluating(network):
             for batch in batches:
-                args, kwargs, taps.targets, taps.mask = unpack(batch, parameter)
-                network(*args, **kwargs)
-                taps.end_batch()
+                args, kwargs, y, mask = unpack(batch, parameter)
+                if taps.ambiguous(y):
+                    _look(network, taps, args, kwargs, y)
+                taps.begin_batch(y, mask)
+                taps.end_batch(network(*args, **kwargs))
     finally:
         taps.close()
-    idle = {
-        label: skipped.get(label.removesuffix(OUT), "did not run in the forward pass")
-        for label in chosen
-        if label not in taps.ran | taps.skipped.keys()
-    }
-    if layers is not None and taps.batches:
-        for label, reason in idle.items():
-            raise UserError(f"layer '{label}' {reason}; or leave it out of layers=[...]")
+    if not taps.batches:
+        raise UserError(
+            "batches gave nothing: it is empty, or an iterator that is used up; give a list or a DataLoader"
+        )
+    skipped = default_layers(model)[1]
+    for label in chosen:
+        times = taps.ran[label]
+        if label not in taps.skipped and times < taps.batches:
+            never = skipped.get(label.removesuffix(OUT), "did not run in the forward pass")
+            taps.refuse(label, f"ran in {times} of {taps.batches} batches" if times else never)
     if not taps.moments:
         why = [f"no layer could be measured: '{label}' {reason}" for label, reason in taps.skipped.items()]
-        none = "no batch with a row that counts reached the measured layers; give (inputs, targets) pairs"
-        raise UserError(why[0] if why else none)
-    skipped = skipped | taps.skipped | idle if layers is None else {}
-    return taps.finish(keep_bytes), skipped
+        raise UserError(why[0] if why else "no row of the batches counts: they are empty or masked")
+    made = taps.prediction.maker
+    made = made if made in taps.moments else None
+    head = head or made
+    error = taps.prediction.error if head is None or head != made else None
+    skipped = skipped | taps.skipped if layers is None else {}
+    return Collected(taps.finish(keep_bytes), skipped, head, error)
+
+
+def _look(network: nn.Module, taps: Taps, args: Any, kwargs: Any, y: torch.Tensor) -> None:
+    """As many sequences as positions: half the batch shows which layers put the batch first."""
+    half = len(y) // 2
+
+    def cut(values: Any) -> Any:
+        if isinstance(values, dict):
+            return {name: cut(value) for name, value in values.items()}
+        if type(values) in (tuple, list):
+            return type(values)(map(cut, values))
+        whole = isinstance(values, torch.Tensor) and values.ndim and len(values) == len(y)
+        return values[:half] if whole else values
+
+    taps.begin_batch(y[:half], None, only_look=True)
+    with suppress(Exception):  # a mask (T, T) was cut, say: then what is not known yet is left out
+        taps.end_batch(network(*cut(args), **cut(kwargs)))
 
 
 def measure_layers(
     model: nn.Module,
-    moments: dict[str, Moments],
+    moments: Mapping[str, Moments],
     *,
     rank: int | None = None,
     only: Iterable[str] | None = None,
@@ -147,57 +187,64 @@ def measure_layers(
 
 def measure_splits(
     model: nn.Module,
-    splits: dict[str, dict[str, Moments]],
+    splits: Mapping[str, Mapping[str, Moments]],
     *,
     rank: int | None = None,
     only: Iterable[str] | None = None,
 ) -> dict[str, dict[str, Metrics]]:
-    """Metrics of the same layers on several sets, say {"train": ..., "test": ...}.
+    """Metrics of the same layers on several sets, say {"train": ..., "test": ...}, as `collect` gives them.
 
     The weights are decomposed once. The first split is the training set: on the others linear_mse applies the
-    map fitted there, and NRC3's Sigma and the number of target directions come from there. The last Linear
-    with n outputs gives mse, r2, nrc2 and nrc3; elsewhere they are NaN. Layers measured at their output
-    (':out') and recurrent layers have no weight metrics.
+    map fitted there, and NRC3's Sigma and the number of target directions come from there. nrc2 and nrc3 are
+    those of the head (see `collect`) and NaN elsewhere. mse and r2 are the network's own and stand with the
+    head, or where there is none with the last layer. Layers measured at their output (':out') and recurrent
+    layers have no weight metrics.
 
     Returns:
         split -> layer -> Metrics.
+
+    Raises:
+        UserError: features, targets or a weight that are not finite, by the name of the layer.
     """
     first = next(iter(splits.values()))
-    modules = measured_layers(model, list(first))
-    readers = {label: reading_weight(m) for label, m in modules.items() if not label.endswith(OUT)}
-    heads = [label for label in readers if _outputs(modules[label]) == first[label].n]
+    head = first.head if isinstance(first, Collected) else None
+    judged = head or list(first)[-1]
     chosen = None if only is None else list(only)
     table: dict[str, dict[str, Metrics]] = {split: {} for split in splits}
-    for label in first:
-        weight, bias = readers.get(label, (None, None))
-        decomposed = None if weight is None else weight_spectrum(weight)
-        train = None
-        for split, moments in splits.items():
-            layer = Layer.of(
-                moments[label],
-                decomposed,
-                bias,
-                rank=rank,
-                maps_to_targets=bool(heads) and label == heads[-1],
-                linear_map_from=train,
-            )
-            train = train or layer
-            table[split][label] = evaluate(layer, chosen)
+    # in training mode the mere read of a spectral-normed weight changes it, and an adapter's is not merged
+    with evaluating(unwrapped(model)):
+        for label, module in measured_layers(model, list(first)).items():
+            weight, bias = (None, None) if label.endswith(OUT) else reading_weight(module)
+            train = None
+            try:
+                decomposed = None if weight is None else weight_spectrum(weight)
+                for split, moments in splits.items():
+                    layer = Layer.of(
+                        moments[label],
+                        decomposed,
+                        bias,
+                        rank=rank,
+                        maps_to_targets=label == head,
+                        linear_map_from=train,
+                    )
+                    train = train or layer
+                    if label == judged and isinstance(moments, Collected):
+                        layer = replace(layer, error=moments.error)
+                    table[split][label] = evaluate(layer, chosen)
+            except UserError as error:
+                raise UserError(f"layer '{label}': {error}") from None
     return table
-
-
-def _outputs(module: nn.Module) -> int | None:
-    return module.out_features if isinstance(module, nn.Linear) else None
 
 
 class CollapseMonitor:
     """Collapse metrics of somebody else's network, inside somebody else's training loop.
 
     Args:
-        model, layers: as for `collect`.
+        model, layers, head, max_features: as for `collect`.
         rank: number of target directions r; None: the numerical rank of the targets.
 
     Attributes:
+        head: the layer whose W h + b is the network's output in the latest measurement, or the one named; None: none.
         undefined: layer -> metric -> why it is NaN, for the latest measurement.
         skipped: layer -> why it is not measured (attention's output projection, shared modules, token features
             where there is one target a sequence, ...); complete after the first measurement.
@@ -206,23 +253,33 @@ class CollapseMonitor:
         >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
         >>> monitor = CollapseMonitor(model)
         >>> table = monitor.measure([(torch.randn(64, 4), torch.randn(64, 2))])
-        >>> sorted(table), 0 < table["2"]["noise"] < 1
-        (['0', '2'], True)
+        >>> sorted(table), monitor.head, 0 < table["2"]["noise"] < 1
+        (['0', '2'], '2', True)
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[str] | None = None, *, rank: int | None = None
+        self,
+        model: nn.Module,
+        layers: Sequence[str] | None = None,
+        *,
+        rank: int | None = None,
+        head: str | None = None,
+        max_features: int = MAX_FEATURES,
     ) -> None:
-        measured_layers(model, layers)  # a wrong name fails here, before training starts
+        measured_layers(model, layers, head)  # a wrong name fails here, before training starts
         self.skipped = default_layers(model)[1] if layers is None else {}
         self.model = model
         self.layers = layers
         self.rank = rank
+        self.head = head
+        self.max_features = max_features
         self.undefined: dict[str, dict[str, str]] = {}
+        self._named_head = head
 
     def measure(self, batches: Iterable[Any]) -> dict[str, dict[str, float]]:
         """Layer -> metric -> value over these (inputs, targets), as the network is now; see `collect`."""
-        moments, self.skipped = collect_with_skipped(self.model, batches, self.layers)
-        table = measure_layers(self.model, moments, rank=self.rank)
+        found = _collect(self.model, batches, self.layers, self._named_head, self.max_features)
+        table = measure_layers(self.model, found, rank=self.rank)
+        self.skipped, self.head = found.skipped, found.head
         self.undefined = {label: metrics.undefined for label, metrics in table.items()}
         return {label: metrics.values for label, metrics in table.items()}

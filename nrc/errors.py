@@ -12,3 +12,7 @@ class UserError(Exception):
         ...
         nrc.errors.UserError: optim.weight_decay is -1; it must be >= 0: write optim.weight_decay=0 for none
     """
+
+    def __str__(self) -> str:
+        # names of files and columns that it quotes may hold line ends
+        return " ".join(super().__str__().splitlines())

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import hashlib
 import os
 import platform
 import time
@@ -57,6 +58,17 @@ def atomic(path: Path, keep: Path | None = None) -> Iterator[Path]:
 def size(path: Path) -> int:
     """Bytes of a file, 0 when it is not there."""
     return path.stat().st_size if path.exists() else 0
+
+
+def sha256(path: Path, length: int | None = None) -> str:
+    """Digest of a file, or of its first `length` bytes; that of nothing when it is not there."""
+    digest, left = hashlib.sha256(), size(path) if length is None else length
+    if left:
+        with open(path, "rb") as handle:
+            while left and (block := handle.read(min(left, 1 << 20))):
+                digest.update(block)
+                left -= len(block)
+    return digest.hexdigest()
 
 
 def _remove_stale(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +62,9 @@ def default_layers(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, st
         if fused or isinstance(module, (nn.Linear, *CONVOLUTIONS)):
             found[path] = module
             inside.update(id(part) for part in module.modules())
-        elif not module._modules and any(p.ndim > 1 for p in module.parameters(recurse=False)):
+        elif own := _own_weight(module):
             skipped[path] = (
-                f"is a {type(module).__name__}, whose weights do not read one feature vector; "
+                f"is a {type(module).__name__}, whose '{own}' is not known to read one feature vector; "
                 f"measure what it puts out: layers=['{path}{OUT}']"
             )
         if isinstance(module, nn.MultiheadAttention):
@@ -76,14 +76,36 @@ def default_layers(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, st
     return found, skipped
 
 
-def measured_layers(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Module]:
-    """Label -> module of the layers to measure: `default_layers`, or those named in `layers`.
+def _own_weight(module: nn.Module) -> str | None:
+    """Name of a weight that a module has beside its children; in a container only a matrix counts as one."""
+    for name, p in module.named_parameters(recurse=False):
+        if p.ndim > 1 and (not module._modules or (p.ndim == 2 and min(p.shape) > 1)):
+            return name
+    return None
+
+
+def measured_layers(
+    model: nn.Module, layers: Sequence[str] | None = None, head: str | None = None
+) -> dict[str, nn.Module]:
+    """Label -> module of the layers to measure: `default_layers`, or those named in `layers`; `head` is one of them.
 
     `layers` picks labels or paths as in `named_modules()`; the suffix ':out' stays in the label.
 
     Raises:
         UserError: a name that the model does not have, or nothing to measure.
     """
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise UserError(
+            f"the model is a {type(model).__name__}; give the nn.Module itself, which takes hooks, and nothing "
+            "scripted or traced"
+        )
+    chosen = _chosen(model, layers)
+    if head is not None and head not in chosen:
+        raise UserError(f"head is {head!r}, which is not measured; choose from: {', '.join(chosen)}")
+    return chosen
+
+
+def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
     named, skipped = default_layers(model)
     if layers is None:
         if not named:
@@ -93,9 +115,16 @@ def measured_layers(model: nn.Module, layers: Sequence[str] | None = None) -> di
                 + (why[0] if why else "; name what to measure in layers=[...]")
             )
         return named
+    labels = (
+        [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else [layers]
+    )
+    wrong = [label for label in labels if not isinstance(label, str)]
+    if wrong or not labels:
+        what = f"holds {wrong[0]!r}, which is no name" if wrong else "is empty"
+        raise UserError(f"layers {what}; choose from: {', '.join(named)}; or leave layers away for all")
     known = {**dict(model.named_modules(remove_duplicate=False)), **_paths(model), **named}
     chosen = {}
-    for label in [layers] if isinstance(layers, str) else layers:
+    for label in labels:
         path = label.removesuffix(OUT)
         if path not in known:
             raise UserError(
@@ -128,9 +157,9 @@ def reading_weight(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
         for rows, part, columns in zip(
             dense.chunk(module.groups),
             weight.chunk(module.groups),
-            torch.arange(module.in_channels).chunk(module.groups),
+            torch.arange(module.in_channels, device=weight.device).chunk(module.groups),
             strict=True,
         ):
             rows[:, columns] = part
         weight = dense
-    return weight, torch.zeros(len(weight)) if bias is None else bias.detach()
+    return weight, weight.new_zeros(len(weight)) if bias is None else bias.detach()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,6 +22,16 @@ from nrc.training.stopping import Interrupted, asked_to_stop, stop_signals
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError, MemoryError, yaml.YAMLError)
 GROUPS = ("data", "recipe", "model", "protocol", "optim", "measure")
+# the only ones of Hydra's own settings that may be given; others (callbacks, logging, search path) name code to call
+HYDRAS = (
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+    "hydra.sweep.subdir",
+    "hydra.mode",
+    "hydra.verbose",
+    "hydra/launcher",
+)
+LAUNCHERS = "hydra.launcher."  # of these only plain values
 
 
 def one_line(error: BaseException) -> str:
@@ -117,12 +128,32 @@ def check_arguments(arguments: Sequence[str]) -> None:
         key, _, value = argument.lstrip("+~").partition("=")
         if key in GROUPS and value.lower() in ("", "null", "[]"):
             raise UserError(f"{key} is {value or 'empty'}; name one of the files in conf/{key}")
-        if key.startswith("hydra") and "_target_" in argument:
-            raise UserError(f"{argument} would call other code; choose a launcher by hydra/launcher=NAME")
+        if argument.startswith("--e"):  # argparse takes any beginning of --experimental-rerun
+            raise UserError(
+                f"{argument} would read a pickle, which could run code; give the settings themselves"
+            )
+        _check_hydras(argument)
     keys = [a.partition("=")[0].lstrip("+~") for a in arguments if "=" in a and not a.startswith("-")]
     twice = [key for key in keys if keys.count(key) > 1]
     if twice:
         raise UserError(f"{twice[0]} is given {keys.count(twice[0])} times; give it once")
+
+
+def _check_hydras(argument: str) -> None:
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return  # an option, or what Hydra itself will refuse
+    key, place = override.key_or_group, override.package
+    if place is not None:
+        raise UserError(f"{argument} would put settings into '{place}'; leave out '@{place}'")
+    if re.split("[./]", key)[0] != "hydra" or (key in HYDRAS and "_target_" not in argument):
+        return
+    if not key.startswith(LAUNCHERS) or "{" in argument or "_target_" in argument:
+        raise UserError(
+            f"{argument} could call other code; of Hydra's own settings give {', '.join(HYDRAS)} and plain "
+            f"values of {LAUNCHERS}*"
+        )
 
 
 def remove_empty(directory: Path) -> None:

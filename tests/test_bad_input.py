@@ -1,13 +1,13 @@
 """What is wrong on the command line ends in one line that says so; what merely looks odd works.
 
-`pytest tests/test_bad_input.py -rP` prints each case and its line.
+BAD_INPUT.md lists each case with what it prints; `python tests/bad_input_table.py` writes it anew.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 
+import bad_input_table
 import pytest
 import torch
 from bad_files import write_all
@@ -164,8 +164,18 @@ REFUSED: list[tuple[list[str], str]] = [
     (["data._target_=nrc.data.table.Path"], "data._target_ is 'nrc.data.table.Path'"),
     (["data._target_=nrc.models.MLP"], "data._target_ is 'nrc.models.MLP'"),
     (["data._target_=nrc.experts.settings.Expert"], "data._target_ is 'nrc.experts.settings.Expert'"),
-    (["+hydra.callbacks.x._target_=os.getcwd", *FEW], "would call other code"),
-    (["+hydra.callbacks={x:{_target_:os.getcwd}}", *FEW], "would call other code"),
+    (["+hydra.callbacks.x._target_=os.getcwd", *FEW], "could call other code; of Hydra's own settings give"),
+    (["+hydra.callbacks={x:{_target_:os.getcwd}}", *FEW], "could call other code"),
+    (["+evil._target_=os.mkdir", "+evil.path=opened", "+hydra.callbacks.x=${evil}", *FEW], "could call other code"),
+    (["hydra={callbacks:{x:{_target_:os.getcwd}}}", *FEW], "could call other code"),
+    (["hydra.launcher.n_jobs=${evil}", "+evil._target_=os.getcwd", *FEW], "could call other code"),
+    (["+hydra.launcher.x=[{_target_:os.getcwd}]", *FEW], "could call other code"),
+    (["hydra.job_logging.root.handlers=[x]", *FEW], "could call other code"),
+    (["hydra/job_logging=default", *FEW], "could call other code"),
+    (["hydra.searchpath=[file://odd]", *FEW], "could call other code"),
+    (["+data@hydra.callbacks.x=reacher", *FEW], "would put settings into 'hydra.callbacks.x'; leave out"),
+    (["--experimental-rerun=pickle.pkl"], "would read a pickle, which could run code"),
+    (["--exp", "pickle.pkl"], "would read a pickle, which could run code"),
     (["hydra/launcher=nonsense", *FEW], "hydra/launcher/nonsense"),
     # where it goes
     (["hydra.run.dir=good.csv/run", *FEW], "good.csv/run: Not a directory; check the path"),
@@ -253,6 +263,17 @@ def test_odd_but_right(files: Path, tmp_path: Path, arguments: list[str], words:
     assert json.loads((place / "run.json").read_text())["status"] == "finished"
 
 
+def test_the_list_of_what_is_printed_is_complete() -> None:
+    listed = [command for command, _ in bad_input_table.read()]
+    assert listed == [bad_input_table.command(*case[:2]) for case in bad_input_table.cases()], (
+        "run python tests/bad_input_table.py"
+    )
+    for (command, printed), (_, _, words) in zip(
+        bad_input_table.read(), bad_input_table.cases(), strict=True
+    ):
+        assert words in printed, command
+
+
 def few(arguments: list[str]) -> list[str]:
     """The arguments and those of FEW that they leave open."""
     keys = [a.partition("=")[0] for a in arguments]
@@ -272,8 +293,7 @@ def test_a_few_through_the_real_command_line(files: Path, number: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(REFUSED) + len(OTHER_SCRIPTS)))
 def test_all_through_the_real_command_line(files: Path, number: int) -> None:
-    cases = [("train.py", *case) for case in REFUSED] + OTHER_SCRIPTS
-    script, arguments, words = cases[number]
+    script, arguments, words = bad_input_table.cases()[number]
     skip_if_pointless(arguments)
     before = tree(files)
     one_line(f"{script} {' '.join(arguments)}", in_subprocess(script, arguments, files), words)
@@ -302,18 +322,16 @@ def test_a_directory_of_another_run_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
     (tmp_path / "locked").mkdir(mode=0o500)
-    one_line("train.py", in_process("train.py", ["hydra.run.dir=locked/run", *FEW], tmp_path), "locked")
+    result = in_subprocess("train.py", ["hydra.run.dir=locked/run", *FEW], tmp_path)
+    one_line("train.py", result, "locked/run: Permission denied; check the path, its permissions")
+    assert tree(tmp_path) == [tmp_path / "locked"]
 
 
 def test_a_file_that_may_not_be_read(files: Path, tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may read everything")
     shutil.copy(files / "good.csv", tmp_path)
     (tmp_path / "good.csv").chmod(0)
-    one_line("train.py", in_process("train.py", table("good.csv"), tmp_path), "may not be read by you")
+    one_line("train.py", in_subprocess("train.py", table("good.csv"), tmp_path), "may not be read by you")
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

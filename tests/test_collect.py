@@ -138,7 +138,7 @@ def test_layers_that_do_not_run():
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ([], "no batch"),
+        ([], "empty, or an iterator that is used up"),
         ([torch.randn(3, 5)], "pair"),
         ([(torch.randn(3, 5), torch.randn(4, 2))], r"\(4, 2\)"),
     ],
@@ -189,3 +189,9 @@ def test_a_bias_free_model_is_judged_without_an_intercept():
     data = [(x, y + 5) for x, y in batches()]
     expected = torch.cat([(model(x) - y).square() for x, y in data]).mean().detach()
     assert nrc.CollapseMonitor(model).measure(data)["2"]["mse"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_an_unknown_metric_is_named_with_those_that_there_are():
+    model = mlp()
+    with pytest.raises(UserError, match=r"'4': there is no metric 'nrc9'; choose from: mse, r2, nrc1, "):
+        measure_layers(model, nrc.collect(model, batches(), ["4"]), only=["nrc1", "nrc9"])

@@ -3,7 +3,6 @@
 import importlib.util
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +23,6 @@ def load(name: str) -> ModuleType:
 
 
 def test_your_own_model_collapses_in_the_table_it_prints() -> None:
-    began = time.monotonic()
     result = subprocess.run(
         [sys.executable, str(EXAMPLES / "your_own_model.py")],
         capture_output=True, text=True, env={"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
@@ -37,7 +35,6 @@ def test_your_own_model_collapses_in_the_table_it_prints() -> None:
     assert (
         lines[8].startswith("Collapsed") and "Decay budget lambda * tau = 20" in lines[9] and len(lines) == 10
     )
-    assert time.monotonic() - began < 60
 
 
 def test_the_lightning_callback_logs_what_the_monitor_measures() -> None:

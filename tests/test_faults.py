@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -28,7 +29,7 @@ from fault_tools import (
 
 from nrc import checkpoint, files
 from nrc.errors import UserError
-from nrc.record import RunDirectory, find_runs, read_info
+from nrc.record import RunDirectory, find_runs, read_info, read_run
 from nrc.training import Optim, fit
 from nrc.training.pool import Member, run_all
 
@@ -331,6 +332,51 @@ def test_a_directory_of_another_run_costs_that_member_alone(tmp_path: Path) -> N
     other = Member(settings(optim=Optim(lr=0.01)), tmp_path / "run")
     outcome = run_all([other], workers=1)[other.directory]
     assert outcome.startswith("error: ") and "optim.lr is 0.05 there and 0.01 here" in outcome
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "snapshots.npz"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "lost"])
+def test_damaged_results_of_a_finished_run_are_noticed(
+    whole: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(whole, directory)
+    file = directory / name
+    before = file.stat().st_size
+    if damage == "flipped":
+        flip(file, before // 2)
+    elif damage == "cut":
+        os.truncate(file, before // 2)
+    else:
+        file.unlink()
+    now = before if damage == "flipped" else before // 2 if damage == "cut" else 0
+    words = (
+        f"{file} has changed since the run ended ({now} bytes, {before} then); delete {directory} and run the same "
+        "command again"
+    )
+    for use in (lambda: fit(settings(), directory, say=print), lambda: read_run(directory)):
+        with pytest.raises(UserError, match=re.escape(words)):
+            use()
+    outcome = run_all([Member(settings(), directory)], workers=1)[directory]
+    assert outcome == f"error: {words}"
+    shutil.rmtree(directory)
+    finishes_like(whole, directory)
+
+
+def test_rows_changed_before_the_checkpoint_are_measured_again(whole: Path, tmp_path: Path) -> None:
+    directory, said = tmp_path / "run", []
+    assert code_of(settings(), directory, progress=AtStep(20, signal.SIGTERM)) == 11
+    flip(directory / "metrics.csv", 200)
+    assert fit(settings(), directory, say=said.append) == "finished"
+    assert any("metrics.csv was changed since); taking the one before" in line for line in said)
+    assert any("metrics.csv was changed since); starting over" in line for line in said)
+    assert results(directory) == results(whole)
 
 
 def test_the_record_never_lacks_a_status(tmp_path: Path) -> None:

@@ -430,7 +430,7 @@ def test_targets_of_every_shape():
     torch.testing.assert_close(flat.sigma_hy, sequences.sigma_hy)
 
 
-@pytest.mark.parametrize("as_array", [lambda m: m, lambda m: m.numpy(), lambda m: m.long()])
+@pytest.mark.parametrize("as_array", [lambda m: m, lambda m: m.numpy(), lambda m: m.tolist()])
 def test_masked_rows_are_left_out_whatever_they_hold(as_array):
     torch.manual_seed(0)
     model, x, y = Tagger(), rows(6, 5, 4), rows(6, 5, 2, seed=1)
@@ -457,10 +457,12 @@ def test_masks_of_tables_of_single_targets_and_of_whole_batches():
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (torch.ones(24, 2, 1, dtype=torch.bool), r"shape \(24, 2, 1\) and the targets are \(24, 2\)"),
+        (torch.ones(24, 2, 1, dtype=torch.bool), r"bool of shape \(24, 2, 1\) beside targets \(24, 2\)"),
         (torch.ones(23, dtype=torch.bool), r"shape \(23,\)"),
-        (torch.ones(24), "float32"),
-        (torch.zeros(24, dtype=torch.bool), "no batch with a row that counts"),
+        (torch.ones(24), r"float32.*write mask\.bool\(\)"),
+        (torch.arange(24), r"int64 .*leave out indices"),
+        (torch.ones(24, dtype=torch.long), r"write mask\.bool\(\) for one of 0 and 1"),
+        (torch.zeros(24, dtype=torch.bool), "no row of the batches counts"),
     ],
 )
 def test_bad_masks_are_named(mask, words):

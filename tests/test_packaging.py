@@ -2,9 +2,12 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -111,6 +114,38 @@ def test_the_installed_wheel_runs_away_from_the_repository(installed: Path, tmp_
     example = (REPO / "examples" / "your_own_model.py").read_text()
     (tmp_path / "your_own_model.py").write_text(example)
     assert "NRC1" in run(installed, tmp_path, "your_own_model.py")
+
+
+@pytest.mark.slow
+def test_the_examples_run_in_a_clean_environment_outside_the_repository(wheel: Path) -> None:
+    """A fresh virtual environment with the wheel and what it asks for from the index: minutes, and 3 GB of disk."""
+    pinned = [name for name in PROJECT["project"]["optional-dependencies"]["dev"] if name.startswith("torch")]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        python = place / "venv" / "bin" / "python"
+
+        def clean(*command: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [python, *command], cwd=place / "elsewhere", env=environment, capture_output=True, text=True
+            )
+
+        venv.create(place / "venv", with_pip=True)
+        (place / "elsewhere").mkdir()
+        reached = clean("-m", "pip", "install", "--dry-run", "--no-deps", "omegaconf")
+        if reached.returncode:
+            pytest.skip(f"pip reaches no index: {reached.stderr.strip().splitlines()[-1]}")
+        made = clean("-m", "pip", "install", "--quiet", *pinned, f"{wheel}[examples]")
+        assert made.returncode == 0, made.stderr
+        where = clean("-c", "import nrc; print(nrc.__file__)")
+        assert Path(where.stdout.strip()).is_relative_to(place / "venv"), where
+        examples = sorted((REPO / "examples").glob("*.py"))
+        assert len(examples) == 3
+        for example in examples:
+            shutil.copy(example, place / "elsewhere")
+            result = clean(example.name)
+            assert result.returncode == 0 and "nrc1" in result.stdout.lower(), result
 
 
 @pytest.mark.slow

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from run_tools import sealed
 from test_figures import STEPS, drawn, quiet, write_run
 
 from nrc.errors import UserError
 from nrc.figures import Drawing, Runs, phase
+from nrc.record import read_info
 from nrc.theory.deep_linear import thresholds
 
 REPO = Path(__file__).resolve().parents[1]
@@ -36,9 +38,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             second = 0.9 if wd < 0.5 else 0.01  # the second direction of W dies between 0.2 and 0.8
             shots["weight_end"] = np.diag([1.0, second])
             np.savez(path / "snapshots.npz", **shots)
-            info = json.loads((path / "run.json").read_text())
-            info["data"]["vanishing"] = [1.5, 0.25]
-            (path / "run.json").write_text(json.dumps(info))
+            sealed(path, data=read_info(path)["data"] | {"vanishing": [1.5, 0.25]})
     return tmp_path
 
 

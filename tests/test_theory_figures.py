@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_tools import sealed
 from test_figures import drawn, quiet, write_run
 
 from nrc.figures import Runs, theory, ufm, ufm_residuals
@@ -33,6 +34,7 @@ def theory_run(outputs: Path, folder: str, wd: float, n: int = 2, seed: int = 0)
         path / "snapshots.npz",
         **(shots | {"sigma": sigma, "targets": y, "features_start": rng.random((256, 8))}),
     )
+    sealed(path)
     return path
 
 

@@ -7,6 +7,7 @@ keep h~ = 0 and count in the mean. A bar is a mean over rows.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -28,22 +29,31 @@ def squared_error(moments: Moments, weight: Tensor, bias: Tensor | None) -> floa
     return max(float(spread), 0.0) + offset
 
 
+def _error(layer: Layer) -> float:
+    if layer.error is None:
+        return squared_error(layer.moments, layer.require_prediction().matrix, layer.bias)
+    if not math.isfinite(layer.error):
+        raise Undefined("the network's output holds NaN or infinity")
+    return layer.error
+
+
 def mse(layer: Layer) -> float:
     """MSE = mean over samples and targets of (W h + b - y)^2. Range [0, inf), unit of y squared; 0 is a
     perfect fit.
 
-    With an unknown bias the optimal one is used. NeurIPS 2024, section 4 (figure 2).
+    With an unknown bias the optimal one is used. Of a network whose output is not W h + b, `Layer.error`, its own
+    error, counts. NeurIPS 2024, section 4 (figure 2).
     """
-    return squared_error(layer.moments, layer.require_prediction().matrix, layer.bias) / layer.moments.n
+    return _error(layer) / layer.moments.n
 
 
 def r2(layer: Layer) -> float:
     """R^2 = 1 - SSE/SST, both pooled over the target columns. (-inf, 1]; 1 is perfect, 0 is predicting the
     mean."""
-    weight = layer.require_prediction().matrix
+    error = _error(layer)
     if layer.target_rank == 0:
         raise Undefined("targets are constant: R^2 divides by their variance")
-    return 1.0 - squared_error(layer.moments, weight, layer.bias) / float(layer.targets.values.sum())
+    return 1.0 - error / float(layer.targets.values.sum())
 
 
 def _principal(layer: Layer) -> Tensor:
@@ -110,6 +120,7 @@ def nrc2_raw(layer: Layer) -> float:
 def _gram_and_root(weight: Any, sigma: Any) -> tuple[Tensor, Tensor, Tensor]:
     """K = W W' normalised, eigenvalues of Sigma, and Sigma^(1/2), all float64."""
     w = weight_matrix(weight)[0]
+    w = w / w.abs().max().clamp_min(torch.finfo(w.dtype).tiny)  # K/|K| has no scale, and K may overflow
     s = as_tensor(sigma, "sigma").cpu().double()
     if s.shape != (len(w), len(w)):
         raise UserError(
@@ -126,7 +137,7 @@ def _gram_and_root(weight: Any, sigma: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _distance(gram: Tensor, root: Tensor, shift: Tensor) -> Tensor:
     """|gram - A/|A||_F^2 with A = root - shift I, for each shift (m,); inf where A = 0."""
-    shifted = root - shift[:, None, None] * torch.eye(len(root), dtype=root.dtype)
+    shifted = root - shift[:, None, None] * torch.eye(len(root), dtype=root.dtype, device=root.device)
     norm = torch.linalg.matrix_norm(shifted)
     # A is Sigma^(1/2) less a multiple of I: below rounding its direction means nothing.
     gone = norm <= 1e-13 * torch.linalg.matrix_norm(root)
@@ -152,7 +163,7 @@ def nrc3(weight: Any, sigma: Any, gamma: float) -> float:
 def nrc3_curve(weight: Any, sigma: Any, gammas: Any) -> Tensor:
     """NRC3 at each of `gammas` (m,), as float64 (m,): figure 4 of NeurIPS 2024."""
     gram, _, root = _gram_and_root(weight, sigma)
-    return _distance(gram, root, as_tensor(gammas, "gammas").double().sqrt())
+    return _distance(gram, root, as_tensor(gammas, "gammas").cpu().double().sqrt())
 
 
 def gamma_star(weight: Any, sigma: Any) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class Layer:
         rank: number of target directions r; None means the numerical rank of the
             (training) targets' covariance.
         reference: the training set's layer when `moments` are held-out ones, else None.
+        error: mean |prediction - y|^2 of a network whose prediction is not W h + b; None: it is.
     """
 
     moments: Moments
@@ -43,6 +45,7 @@ class Layer:
     maps_to_targets: bool = False
     rank: int | None = None
     reference: Layer | None = None
+    error: float | None = None
 
     @staticmethod
     def of(
@@ -63,10 +66,13 @@ class Layer:
             True
         """
         if not moments.finite:
+            what = "features" if torch.isfinite(moments.sigma_y).all() else "targets"
             raise UserError(
-                "features or targets contain NaN or infinity (or overflow when squared); "
+                f"{what} contain NaN or infinity (or overflow when squared); "
                 "remove such rows, or lower the learning rate if training diverged"
             )
+        if rank is not None and (not isinstance(rank, Integral) or isinstance(rank, bool)):
+            raise UserError(f"rank={rank!r}; give a whole number, or None for the rank of the targets")
         if rank is not None and not 1 <= rank <= moments.n:
             raise UserError(f"rank={rank}, but the targets have {moments.n} columns; give 1 <= rank <= that")
         w = weight if weight is None or isinstance(weight, WeightSpectrum) else weight_spectrum(weight)
@@ -84,6 +90,8 @@ class Layer:
         b = None if bias is None else as_tensor(bias, "bias").cpu().double().reshape(-1)
         if b is not None and w is not None and len(b) != w.shape[0]:
             raise UserError(f"bias has {len(b)} entries, but the weight has shape {w.shape}; expected (out,)")
+        if b is not None and not torch.isfinite(b).all():
+            raise UserError("the bias contains NaN or infinity; training may have diverged")
         reference = linear_map_from
         if isinstance(reference, Moments):
             reference = Layer.of(reference)
@@ -188,6 +196,9 @@ class Layer:
         if self.weight is None:
             raise Undefined("no weight was given")
         if not self.maps_to_targets:
-            n = self.moments.n
-            raise Undefined(f"the weight {self.weight.shape} does not map to the {n} targets")
+            n, shape = self.moments.n, self.weight.shape
+            why = f"the weight {shape} does not map to the {n} targets"
+            if len(shape) == 2 and shape[0] == n:
+                why += ": W h + b is not the network's output; if W counts as its last weight, name head=..."
+            raise Undefined(why)
         return self.weight

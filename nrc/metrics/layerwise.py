@@ -165,10 +165,12 @@ def _cka(layer: Layer, sigma_h: Tensor, sigma_hy: Tensor) -> float:
     layer.require_alive()
     if layer.target_rank == 0:
         raise Undefined("targets are constant: CKA divides by their variance")
-    scale = torch.linalg.matrix_norm(sigma_h) * torch.linalg.matrix_norm(layer.moments.sigma_y)
-    if scale == 0:
+    # each divided by its trace: features of 1e100 would overflow in the squares
+    h, y = sigma_h.trace(), layer.moments.sigma_y.trace()
+    if h == 0:
         raise Undefined("the first columns of the features are constant")
-    return min(float(sigma_hy.square().sum() / scale), 1.0)
+    scale = torch.linalg.matrix_norm(sigma_h / h) * torch.linalg.matrix_norm(layer.moments.sigma_y / y)
+    return min(float((sigma_hy / h.sqrt() / y.sqrt()).square().sum() / scale), 1.0)
 
 
 def cka_null(layer: Layer) -> float:
@@ -177,7 +179,7 @@ def cka_null(layer: Layer) -> float:
     layer.require_alive()
     if layer.target_rank == 0:
         raise Undefined("targets are constant: CKA divides by their variance")
-    h, y = layer.features.values, layer.targets.values
+    h, y = (v / v[0] for v in (layer.features.values, layer.targets.values))
     shape = float(h.sum() / torch.linalg.vector_norm(h) * y.sum() / torch.linalg.vector_norm(y))
     return shape / (layer.moments.count - 1)
 
@@ -215,7 +217,7 @@ def linear_mse_uncentred(layer: Layer) -> float:
     kept = numerical_rank(values, RELEASED_RTOL**2 * max(float(values[-1]), 0.0))
     basis = vectors[:, len(values) - kept :]
     a = ((cross.T @ basis) / values[len(values) - kept :]) @ basis.T
-    return squared_error(layer.moments, a, torch.zeros(m.n, dtype=a.dtype)) / layer.moments.n
+    return squared_error(layer.moments, a, a.new_zeros(m.n)) / layer.moments.n
 
 
 def feature_rank(layer: Layer) -> float:

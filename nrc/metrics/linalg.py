@@ -114,10 +114,10 @@ def random_subspace_cosine(d: int, k: int, draws: int = 400) -> float:
     if k >= d:
         return 1.0
     if k == 1:
-        log_ratio = torch.lgamma(torch.tensor([d / 2, (d + 1) / 2], dtype=torch.float64))
+        log_ratio = torch.lgamma(torch.tensor([d / 2, (d + 1) / 2], dtype=torch.float64, device="cpu"))
         return float((log_ratio[0] - log_ratio[1]).exp() / torch.pi**0.5)
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(draws, d, k, generator=generator, dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(0)
+    basis = torch.randn(draws, d, k, generator=generator, dtype=torch.float64, device="cpu")
     root = torch.linalg.cholesky(basis.mT @ basis)
     top = torch.linalg.solve_triangular(root, basis[:, :k].mT, upper=False)
     return float(torch.linalg.svdvals(top).mean())
@@ -126,4 +126,5 @@ def random_subspace_cosine(d: int, k: int, draws: int = 400) -> float:
 @lru_cache(maxsize=64)
 def fixed_normal(draws: int, d: int, n: int) -> Tensor:
     """Standard normal numbers (draws, d, n) that are the same in every run."""
-    return torch.randn(draws, d, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(draws, d, n, generator=generator, dtype=torch.float64, device="cpu")

@@ -1,0 +1,245 @@
+"""Which layer counts as the last one: that whose W h + b the network puts out, and no other."""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import nrc
+from nrc.collect import measure_splits
+from nrc.errors import UserError
+
+LAST = ("mse", "r2", "nrc2", "nrc3", "signal_share")
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (torch.randn(b, 5, generator=generator), torch.randn(b, 2, generator=generator)) for b in (40, 24)
+    ]
+
+
+def body() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(5, 8), nn.ReLU())
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.h = body(), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.h(self.f(x))
+
+
+class Gauss(nn.Module):
+    """A mean and a log-variance, each from a head of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.mean, self.log_variance = body(), nn.Linear(8, 2), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.f(x)
+        return self.mean(h), self.log_variance(h)
+
+
+class Skip(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.skip = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skip(x) + self.h(self.f(x))
+
+
+class Squashed(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.h(self.f(x)))
+
+
+class Custom(nn.Module):
+    """A bottleneck as wide as the targets are many, and a head that is no Linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.narrow, self.wide = body(), nn.Linear(8, 2), nn.Linear(2, 16)
+        self.w = nn.Parameter(torch.randn(16, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.wide(self.narrow(self.f(x))) @ self.w
+
+
+class Hooked(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.h.register_forward_hook(lambda module, args, out: out * 0.5)
+
+
+class Named(Plain):
+    """A dictionary as Hugging Face's models put out: the loss first."""
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        return OrderedDict(loss=torch.zeros(()), logits=super().forward(x))
+
+
+@dataclass
+class Output:
+    hidden: Tensor
+    prediction: Tensor
+
+
+class AsDataclass(Plain):
+    def forward(self, x: Tensor) -> Output:
+        return Output(self.f(x), super().forward(x))
+
+
+def prediction(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        out = model.eval()(x)
+    return {
+        "OrderedDict": lambda: out["logits"],
+        "Output": lambda: out.prediction,
+        "tuple": lambda: out[0],
+    }.get(type(out).__name__, lambda: out)()
+
+
+@pytest.mark.parametrize(
+    ("make", "head", "judged"),
+    [
+        (Plain, "h", "h"), (Gauss, "mean", "mean"), (Named, "h", "h"), (AsDataclass, "h", "h"),
+        (Skip, None, "skip"), (Squashed, None, "h"), (Custom, None, "wide"), (Hooked, None, "h"),
+    ],
+)  # fmt: skip
+def test_mse_is_the_networks_own_and_only_the_layer_that_puts_it_out_is_its_head(make, head, judged):
+    model, data = make(), batches()
+    monitor = nrc.CollapseMonitor(model)
+    table = monitor.measure(data)
+    assert monitor.head == head
+    y = torch.cat([y for _, y in data])
+    error = (torch.cat([prediction(model, x) for x, _ in data]) - y).square()
+    expected = {"mse": float(error.mean()), "r2": 1 - float(error.sum() / (y - y.mean(0)).square().sum())}
+    if make is Skip:  # whichever of the two ran last
+        judged = list(table)[-1]
+    for label, values in table.items():
+        undefined = {name for name in LAST if math.isnan(values[name])}
+        if label == judged:
+            assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+            assert undefined == (set() if head else {"nrc2", "nrc3", "signal_share"})
+        else:
+            assert undefined == set(LAST)
+    if head is None and make is not Custom:
+        assert (
+            "not the network's output; if W counts as its last weight, name head="
+            in (monitor.undefined[judged]["nrc2"])
+        )
+
+
+def test_the_head_may_be_named():
+    model, data = Squashed(), batches()
+    plain = Plain()
+    plain.load_state_dict(model.state_dict())
+    found = nrc.CollapseMonitor(model, head="h").measure(data)["h"]
+    same = nrc.CollapseMonitor(plain).measure(data)["h"]
+    for name in ("nrc1", "nrc2", "nrc3", "signal_share"):
+        assert found[name] == same[name]
+    error = torch.cat([(prediction(model, x) - y).square() for x, y in data]).mean()
+    assert found["mse"] == pytest.approx(float(error), rel=1e-5) and found["mse"] != same["mse"]
+    assert nrc.collect(model, data, head="h").head == "h"
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        ("g", "head is 'g', which is not measured; choose from: f.0, h"),
+        ("f.0", r"'f.0': weight of shape \(8, 5\) cannot"),
+    ],
+)
+def test_a_wrong_head_is_named(head, words):
+    with pytest.raises(UserError, match=words):
+        nrc.CollapseMonitor(Plain(), head=head).measure(batches())
+
+
+def test_a_head_that_was_not_measured_is_an_error():
+    class Twice(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.h(self.f(x)) + self.h(self.f(-x))
+
+    with pytest.raises(UserError, match="'h' ran twice"):
+        nrc.collect(Twice(), batches(), head="h")
+
+
+def test_without_an_output_of_the_targets_shape_nothing_is_claimed():
+    class Pieces(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).T
+
+    monitor = nrc.CollapseMonitor(Pieces())
+    assert all(math.isnan(values["mse"]) for values in monitor.measure(batches()).values())
+    assert monitor.head is None
+    named = nrc.CollapseMonitor(monitor.model, head="h")
+    assert named.measure(batches())["h"]["mse"] == pytest.approx(
+        float(torch.cat([(prediction(named.model, x).T - y).square() for x, y in batches()]).mean()), rel=1e-5
+    )
+
+
+def test_one_target_with_and_without_its_axis():
+    class Squeezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.h = body(), nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.h(self.f(x)).squeeze(-1)
+
+    for y in (lambda y: y[:, 0], lambda y: y[:, :1]):
+        assert nrc.collect(Squeezed(), [(x, y(t)) for x, t in batches()]).head == "h"
+
+
+def test_masked_rows_do_not_count_in_the_error():
+    model, (x, y) = Squashed(), batches()[0]
+    mask = torch.arange(40) % 3 > 0
+    dirty = torch.where(mask[:, None], y, torch.nan)
+    found = nrc.CollapseMonitor(model).measure([(x, dirty, mask)])["h"]["mse"]
+    assert found == pytest.approx(float((prediction(model, x) - y)[mask].square().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_head_is_found_in_other_precisions(dtype):
+    assert nrc.collect(Plain().to(dtype), batches()).head == "h"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert nrc.collect(Plain(), batches()).head == "h"
+
+
+def test_a_head_that_is_the_output_in_some_batches_alone_is_none():
+    class Now(Plain):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            out = super().forward(x)
+            return out if self.calls == 1 else 2 * out
+
+    assert nrc.collect(Now(), batches()).head is None
+
+
+def test_each_split_is_judged_by_its_own_error():
+    model, (train, test) = Squashed(), batches()
+    table = measure_splits(model, {"train": nrc.collect(model, [train]), "test": nrc.collect(model, [test])})
+    for split, (x, y) in (("train", train), ("test", test)):
+        expected = float((prediction(model, x) - y).square().mean())
+        assert table[split]["h"]["mse"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_output_that_overflows_gives_no_number():
+    class Overflow(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * torch.inf
+
+    monitor = nrc.CollapseMonitor(Overflow())
+    assert math.isnan(monitor.measure(batches())["h"]["mse"])
+    assert monitor.undefined["h"]["mse"] == "the network's output holds NaN or infinity"

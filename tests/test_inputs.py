@@ -1,0 +1,311 @@
+"""What users hand to the library: containers of inputs, layouts, widths, slips of the hand."""
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import nrc
+from nrc.errors import UserError
+from nrc.metrics import measure_with_reasons
+
+
+def rows(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def mlp() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+X, Y = rows(16, 5), rows(16, 2, seed=1)
+
+
+# --- several inputs
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(a + b)
+
+
+class Pairs(Dataset):
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, i: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        return (X[i], 2 * X[i]), Y[i]
+
+
+def test_a_data_loader_of_several_inputs_gives_them_one_by_one():
+    (inputs, _), *_ = DataLoader(Pairs(), 8)
+    assert type(inputs) is list, "what torch collates a tuple into"
+    found = nrc.collect(Two(), DataLoader(Pairs(), 8))["head"]
+    torch.testing.assert_close(found.mean_h, 3 * X.double().mean(0), atol=1e-6, rtol=0)
+
+
+def test_a_list_of_rows_stays_one_input():
+    a = nrc.collect(mlp(), [(list(X), list(Y))])["0"]
+    assert torch.equal(a.sigma_h, nrc.collect(mlp(), [(X, Y)])["0"].sigma_h)
+    pictures, model = list(rows(6, 3, 4, 4)), nn.Sequential(nn.Conv2d(3, 2, 4), nn.Flatten())
+    assert nrc.collect(model, [(pictures, rows(6, 2))])["0"].count == 6
+
+
+def test_containers_are_looked_through_to_any_depth():
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(5, 2)
+
+        def forward(self, parts: list, scale: float = 1.0) -> dict:
+            (inner,) = parts
+            return {"out": (self.head(inner["x"][0] * scale), None)}
+
+    x = X.double().numpy()  # to become a 32-bit tensor wherever it stands
+    for inputs in (([{"x": (x,)}],), [[{"x": (x,)}]], {"parts": [{"x": [x]}], "scale": 1.0}):
+        found = nrc.collect(Deep(), [(inputs, Y)])
+        assert found.head == "head" and found["head"].count == 16
+
+
+@pytest.mark.filterwarnings("ignore:not measured")
+def test_one_tensor_given_three_times_is_self_attention():
+    x = rows(3, 5, 8).double()
+    model = nn.MultiheadAttention(8, 2, batch_first=True)
+    assert nrc.collect(model, [((x, x, x), rows(3, 5, 2))])[""].count == 15
+    with pytest.raises(UserError, match="another input than its own"):
+        nrc.collect(model, [((x, x + 1, x), rows(3, 5, 2))])
+
+
+# --- as many sequences as positions
+
+
+class Inside(nn.Module):
+    """Sequences first outside, positions first inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.gru = nn.Linear(5, 8), nn.GRU(8, 8)
+        self.middle, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None and mask.shape != (x.shape[1], x.shape[1]):
+            raise ValueError("the mask must be (T, T)")
+        z = self.gru(self.embed(x).transpose(0, 1))[0]
+        return self.head(self.middle(z).transpose(0, 1))
+
+
+@pytest.mark.parametrize("sizes", [(6,), (6, 6), (3, 6), (6, 3)])
+def test_layers_with_positions_first_are_left_out_also_where_the_axes_are_equal(sizes):
+    torch.manual_seed(0)
+    model = Inside()
+    data = [(rows(b, 6, 5, seed=b), rows(b, 6, 2, seed=b + 1)) for b in sizes]
+    monitor = nrc.CollapseMonitor(model)
+    table = monitor.measure(data)
+    assert list(table) == ["embed", "head"] and monitor.head == "head"
+    assert "middle" in monitor.skipped
+    if sizes[0] == 6:
+        assert "positions before sequences" in monitor.skipped["middle"]
+    with torch.no_grad():
+        expected = torch.cat([(model(x) - y).square().flatten() for x, y in data]).mean()
+    assert table["head"]["mse"] == pytest.approx(float(expected), rel=1e-5)
+    with pytest.raises(UserError, match=r"'middle' (puts positions before|sees)"):
+        nrc.collect(model, data, ["middle", "head"])
+
+
+def test_an_output_with_positions_first_is_no_prediction():
+    class Turned(Inside):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).transpose(0, 1)
+
+    table = nrc.CollapseMonitor(Turned()).measure([(rows(6, 6, 5), rows(6, 6, 2))])
+    assert all(math.isnan(values["mse"]) for values in table.values())
+
+
+def test_where_half_a_batch_cannot_be_run_nothing_is_guessed():
+    x, y = rows(6, 6, 5), rows(6, 6, 2)
+    with pytest.raises(UserError, match=r"as many of both \(6\) in a batch; give batches of another size"):
+        nrc.collect(Inside(), [((x, torch.ones(6, 6)), y)])
+
+
+def test_sequences_first_throughout_are_fine_when_the_axes_are_equal():
+    model, x, y = nn.Linear(5, 2), rows(6, 6, 5), rows(6, 6, 2)
+    assert torch.equal(
+        nrc.collect(model, [(x, y)])[""].sigma_hy,
+        nrc.collect(model, [(x.flatten(0, 1), y.flatten(0, 1))])[""].sigma_hy,
+    )
+    assert nrc.collect(model, [(x[:1, :1], y[:1, :1]), (x, y)])[""].count == 37
+
+
+# --- what is left out, and named
+
+
+def test_wide_layers_are_named_with_what_they_would_take():
+    model = nn.Sequential(nn.Linear(5, 30), nn.ReLU(), nn.Linear(30, 20), nn.Linear(20, 2))
+    monitor = nrc.CollapseMonitor(model, max_features=20)
+    assert list(monitor.measure([(X, Y)])) == ["0", "3"]
+    assert re.match(
+        r"has 30 features, more than max_features=20: its sums would take \d+\.\d GB; name it in layers",
+        monitor.skipped["2"],
+    )
+    assert list(nrc.collect(model, [(X, Y)], max_features=30)) == ["0", "2", "3"]
+    assert list(nrc.collect(model, [(X, Y)], ["2", "3"], max_features=20)) == ["2", "3"]
+    assert list(nrc.CollapseMonitor(model, ["2"], max_features=20).measure([(X, Y)])) == ["2"]
+
+
+def test_a_head_on_a_map_as_wide_as_vggs_is_judged_by_its_output_alone():
+    model = nn.Linear(25088, 2)
+    body = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 25088), model)
+    monitor = nrc.CollapseMonitor(body)
+    table = monitor.measure([(X, Y)])
+    assert list(table) == ["0", "1"] and "has 25088 features" in monitor.skipped["2"]
+    assert "take 10.1 GB" in monitor.skipped["2"]
+    with torch.no_grad():
+        assert table["1"]["mse"] == pytest.approx(float((body(X) - Y).square().mean()), rel=1e-5)
+    with pytest.raises(UserError, match="no layer could be measured: '' has 25088 features"):
+        nrc.collect(model, [(rows(4, 25088), rows(4, 2))])
+    named = nn.Sequential(nn.Linear(5, 30), nn.Linear(30, 2))
+    assert nrc.collect(named, [(X, Y)], head="1", max_features=5).head == "1"
+
+
+class Sometimes(nn.Module):
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.always, self.extra, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        h = self.always(x)
+        return self.head(self.extra(h) if self.calls % 2 else h)
+
+
+def test_a_layer_that_ran_in_some_batches_alone_is_named():
+    monitor = nrc.CollapseMonitor(Sometimes())
+    assert list(monitor.measure([(X, Y)] * 4)) == ["always", "head"]
+    assert monitor.skipped == {"extra": "ran in 2 of 4 batches"}
+    with pytest.raises(UserError, match="'extra' ran in 1 of 2 batches"):
+        nrc.collect(Sometimes(), [(X, Y)] * 2, ["extra", "head"])
+
+
+def test_the_last_layer_may_be_the_one_that_ran_in_some_batches_alone():
+    class Late(Sometimes):
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            out = self.head(self.always(x))
+            return out if self.calls > 1 else out + self.extra(out.repeat(1, 4))[:, :2]
+
+    monitor = nrc.CollapseMonitor(Late())
+    table = monitor.measure([(X, Y)] * 2)
+    assert list(table) == ["always", "head"] and monitor.skipped == {"extra": "ran in 1 of 2 batches"}
+    assert math.isnan(table["head"]["nrc1_centred"])
+
+
+def test_modules_with_a_weight_of_their_own_are_named():
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix, self.token = nn.Parameter(torch.randn(8, 5)), nn.Parameter(torch.randn(1, 5))
+            self.act = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act((x + self.token) @ self.matrix.T)
+
+    monitor = nrc.CollapseMonitor(nn.Sequential(Own(), nn.Linear(8, 2)))
+    assert list(monitor.skipped) == ["0"] and "Own, whose 'matrix'" in monitor.skipped["0"]
+    assert nrc.collect(monitor.model, [(X, Y)], ["0:out"])["0:out"].d == 8
+
+
+# --- slips of the hand
+
+
+def used_up() -> object:
+    batches = iter([(X, Y)])
+    nrc.collect(mlp(), batches)
+    return batches
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (lambda: dict(batches=[]), "it is empty, or an iterator that is used up; give a list or a DataLoader"),
+        (lambda: dict(batches=used_up()), "used up"),
+        (lambda: dict(batches=None), "batches is NoneType; give a list"),
+        (lambda: dict(batches=3), "batches is int; give a list"),
+        (lambda: dict(batches=TensorDataset(X, Y)), "no batch axis: wrap a data set into a DataLoader"),
+        (lambda: dict(batches=[(X[:1], Y[0, 0])]), r"one number without a batch axis; give \(B,\) or \(B, n\)"),
+        (lambda: dict(batches=[(X[:0], Y[:0])]), "no row of the batches counts: they are empty or masked"),
+        (lambda: dict(layers=[]), "layers is empty; choose from: 0, 2"),
+        (lambda: dict(layers=[2]), "layers holds 2, which is no name; choose from: 0, 2"),
+        (lambda: dict(layers=2), "layers holds 2, which is no name"),
+        (lambda: dict(layers=[nn.ReLU()]), r"layers holds ReLU\(\), which is no name"),
+        (lambda: dict(positions="every"), "positions is 'every'; choose pool or all"),
+        (lambda: dict(model=lambda x: x), "the model is a function; give the nn.Module itself"),
+        (lambda: dict(model=torch.jit.trace(mlp(), X)), "the model is a TopLevelTracedModule; .* nothing scripted"),
+        (lambda: dict(batches=[(X, np.ma.masked_greater(Y.numpy(), 0))]), "targets are a masked array with"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+def test_a_slip_is_answered_in_one_line_that_names_it(arguments, words):
+    with pytest.raises(UserError, match=words):
+        nrc.collect(**({"model": mlp(), "batches": [(X, Y)]} | arguments()))
+
+
+@pytest.mark.parametrize("rank", [2.0, "2", True])
+def test_a_rank_that_is_no_whole_number_is_named(rank):
+    with pytest.raises(UserError, match=f"rank={rank!r}; give a whole number"):
+        nrc.measure(X, Y, rank=rank)
+    with pytest.raises(UserError, match="rank="):
+        nrc.CollapseMonitor(mlp(), rank=rank).measure([(X, Y)])
+
+
+def test_numbers_that_are_not_finite_are_traced_to_features_or_targets_and_the_layer():
+    bad = X.clone()
+    bad[3, 2] = torch.nan
+    with pytest.raises(UserError, match="layer '0': features contain NaN"):
+        nrc.CollapseMonitor(mlp()).measure([(bad, Y)])
+    with pytest.raises(UserError, match="layer '0': targets contain NaN"):
+        nrc.CollapseMonitor(mlp()).measure([(X, torch.full_like(Y, torch.inf))])
+    model = mlp()
+    with torch.no_grad():
+        model[2].bias[0] = torch.nan
+    with pytest.raises(UserError, match="layer '2': the bias contains NaN"):
+        nrc.CollapseMonitor(model).measure([(X, Y)])
+
+
+def test_arrays_of_every_make():
+    h, y, w = X.double().numpy(), Y.double().numpy(), rows(2, 5).double().numpy()
+    expected = nrc.measure(h, y, w)
+    frozen = h.copy()
+    frozen.flags.writeable = False
+    same = [
+        (h[::-1], y[::-1], w), (h.astype(">f8"), y, w), (torch.tensor(h).to_sparse(), y, w),
+        (np.ma.masked_array(h, mask=False), y, w), (frozen, y, w), (pd.DataFrame(h), pd.DataFrame(y), w),
+        (h, y, w[:, ::-1][:, ::-1]),
+    ]  # fmt: skip
+    for arrays in same:
+        assert nrc.measure(*arrays) == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
+    with pytest.raises(UserError, match=r"features are a masked array with 1 masked entries"):
+        nrc.measure(np.ma.masked_array(h, mask=h == h.max()), y, w)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e-8, 1e8, 1e100])
+def test_the_scale_of_the_features_does_not_matter(scale):
+    h, y, w = X.double(), Y.double(), rows(2, 5).double()
+    expected, found = measure_with_reasons(h, y, w), measure_with_reasons(h * scale, y, w / scale)
+    free = {
+        name for name in expected.values if name not in ("nrc1_raw", "nrc2_raw", "noise_abs", "feature_rms")
+    }
+    for name in free:
+        assert found[name] == pytest.approx(expected[name], rel=1e-6, nan_ok=True), name
