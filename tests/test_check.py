@@ -26,7 +26,6 @@ EXPERIMENTS = (
     "phase",
     "deep",
     "low_rank",
-    "low_rank_t3",
     "tau_clock",
     "ufm",
     "images",
