@@ -222,5 +222,5 @@ def _measured(v: Verdict) -> str:
     numbers = [f"{x:.3g}" for x in v.values]
     if len(numbers) > 3 and all(math.isfinite(x) for x in v.values):
         numbers = [f"{min(v.values):.3g} to {max(v.values):.3g} in {len(numbers)} runs"]
-    absent = f"{v.missing} of {v.missing + len(v.values)} runs missing" if v.missing else ""
-    return " ".join([*numbers, *([absent] if absent else [])]) or "no such run"
+    absent = [f"{v.missing} of {v.missing + len(v.values)} runs missing"] if v.missing else []
+    return ", ".join([" ".join(numbers)] * bool(numbers) + absent) or "no such run"

@@ -14,11 +14,12 @@ from reproduce_figures import DATASETS, EXPERIMENTS, wanted
 
 from nrc.check import PROTOCOL, check, read_expectations, table
 from nrc.errors import UserError
+from nrc.places import PROTOCOLS
 
 
 def main() -> None:
     parser = _cli.Options(description=__doc__.splitlines()[0])
-    parser.add_argument("--protocol", default=PROTOCOL, choices=("quick", "accelerated", "paper"))
+    parser.add_argument("--protocol", default=PROTOCOL, choices=PROTOCOLS)
     parser.add_argument("--dataset", default="all", choices=("all", *DATASETS))
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     args = parser.parse_args()

@@ -67,7 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.dataset == "sgemm" and not args.sgemm:
         raise UserError(
-            "sgemm needs its file: --sgemm FILE (README, 'Bring your own data', says where it is)"
+            "sgemm needs its file: --sgemm FILE, or make ... SGEMM=FILE (README, 'Figures', says which)"
         )
 
     if args.path and args.dataset not in IMAGE_SETS:

@@ -27,7 +27,6 @@ EXPERIMENTS = (
     "phase",
     "deep",
     "low_rank",
-    "low_rank_t3",
     "target_mean",
     "tau_clock",
     "ufm",

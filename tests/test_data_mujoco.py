@@ -406,7 +406,7 @@ def test_every_config_matches_its_settings(name: str) -> None:
         config.path, config.targets = "x.csv", ["a", "b"]
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), config))
     assert isinstance(settings, cls)
-    assert settings.data_name == ("x" if name == "table" else name)
+    assert settings.data_name == ("table-x" if name == "table" else name)
     assert set(config) == set(cls.__dataclass_fields__)
     assert (CONF / f"{name}.yaml").read_text().startswith("# ")
 

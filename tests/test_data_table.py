@@ -10,11 +10,14 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import in_process
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
+from nrc.check import quantity
 from nrc.data import RegressionData, Table
 from nrc.errors import UserError
+from nrc.metrics import ALIVE
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(size=(40, 5)).astype(np.float32)
@@ -83,7 +86,7 @@ def test_every_format_gives_the_same_numbers(tmp_path: Path, name: str) -> None:
     data = Table(write(tmp_path, name), targets=2, split="order").load()
     assert data.sizes == {"train": 32, "test": 8, "inputs": 3, "targets": 2}
     np.testing.assert_array_equal(both(data), VALUES)
-    assert data.name == name.split(".")[0] and data.kind == "real"
+    assert data.name == "table-" + name.split(".")[0] and data.kind == "real"
     assert list(data.provenance["files"]) == [name]
 
 
@@ -166,9 +169,9 @@ def test_integers_booleans_bom_and_name(tmp_path: Path) -> None:
     rows = "\n".join(f"{i},{i % 2 == 0},{i * i}" for i in range(20))
     path.write_text("\ufeffn,even,square\n" + rows + "\n", encoding="utf-8")
     data = Table(str(path), "square", split="order").load()
-    assert data.input_names == ("n", "even") and data.name == "My_data_1_"
+    assert data.input_names == ("n", "even") and data.name == "table-My_data_1_"
     np.testing.assert_array_equal(data.x_train[:3], [[0, 1], [1, 0], [2, 1]])
-    assert Table(str(path), "square", name="mine").load().name == "mine"
+    assert Table(str(path), "square", name="mine").load().name == "table-mine"
 
 
 def text_file(folder: Path, text: str, name: str = "t.csv") -> str:
@@ -350,3 +353,28 @@ def test_real_npz_and_sgemm(shared_data: Path) -> None:
     assert (
         data.target_rank == 4
     )  # four timings of one kernel: nearly collinear, condition number 2.3e5, yet not exactly
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "decay", "more"),
+    [
+        ("swimmer", 2, 0.02, ["data.limit=1000"]),
+        pytest.param("hopper", 3, 0.02, ["data.limit=1250"], marks=pytest.mark.slow),
+        # unscaled targets this small lose a direction at any decay that acts within a short run
+        pytest.param("reacher", 2, 0.01, ["data.limit=1250", "data.standardize=xy"], marks=pytest.mark.slow),
+    ],
+)
+def test_real_rollouts_collapse_with_all_directions_alive(
+    shared_data: Path, tmp_path: Path, name: str, targets: int, decay: float, more: list[str]
+) -> None:
+    """The README's command for a file of one's own, at a decay budget of 25."""
+    result = in_process("train.py", [
+        "data=table", f"data.path='{shared_data}/mujoco/{name}.csv'", f"data.targets={targets}", *more,
+        "model=mlp_linear", f"optim.weight_decay={decay}", f"protocol.tau={25 / decay}",
+        "measure.log_spaced=0", "measure.evenly=0",
+    ], tmp_path)  # fmt: skip
+    assert result.status == 0, result.err
+    run = tmp_path / f"outputs/train-quick/table-{name}/wd={decay:g}/seed=0"
+    assert quantity(run, "budget") == pytest.approx(25)
+    assert quantity(run, "nrc1") < 1e-6 and quantity(run, "nrc2") < 1e-6
+    assert quantity(run, "weight_rcond") > ALIVE

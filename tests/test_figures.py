@@ -288,9 +288,9 @@ def test_a_collapse_bought_with_a_target_direction_is_named(
     drawing = drawn(sweep.draw, tmp_path)
     keys = [axes.get_legend() for axes in drawing.figure.axes]
     words = [text.get_text() for key in keys if key for text in key.get_texts()]
-    assert ("a target direction is dead" in words) == (alive < 2)
-    for caption in (drawing.caption, drawn(prevalence.draw, tmp_path).caption):
-        assert (", a target direction is dead" in caption) == (alive < 2)
+    assert ("a target direction is lost" in words) == (alive < 2)
+    for caption in (drawing.caption, *(drawn(m.draw, tmp_path).caption for m in (prevalence, evr, gamma))):
+        assert ("only 1 of 2 target directions left" in caption) == (alive < 2)
 
 
 def test_headline_defaults_to_the_largest_living_weight_decay_and_can_be_given(outputs: Path) -> None:

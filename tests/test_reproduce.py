@@ -41,21 +41,26 @@ def test_runs_in_the_pool_equal_runs_alone(tmp_path: Path) -> None:
     assert (tmp_path / "alone/metrics.csv").read_bytes() == (tmp_path / "pool/metrics.csv").read_bytes()
 
 
-def test_no_two_settings_share_a_directory() -> None:
-    seen: dict[Path, RunSettings] = {}
-    for experiment, data in EXPERIMENTS:
-        for member in _compose.sweep_members(experiment, data, "quick", Path("outputs")):
-            assert seen.setdefault(member.directory, member.settings) == member.settings
-    assert len(seen) > 50
-
-
-def test_every_expectation_speaks_of_runs_that_are_made() -> None:
-    """A misspelt folder or weight decay would fail for ever, or never be looked at."""
-    planned = [
-        member.directory
+@pytest.fixture(scope="module")
+def members() -> list[Member]:
+    """All runs of the reproduction."""
+    return [
+        member
         for experiment, data in EXPERIMENTS
         for member in _compose.sweep_members(experiment, data, "quick", Path("outputs/none"))
     ]
+
+
+def test_no_two_settings_share_a_directory(members: list[Member]) -> None:
+    seen: dict[Path, RunSettings] = {}
+    for member in members:
+        assert seen.setdefault(member.directory, member.settings) == member.settings
+    assert len(seen) > 50
+
+
+def test_every_expectation_speaks_of_runs_that_are_made(members: list[Member]) -> None:
+    """A misspelt folder or weight decay would fail for ever, or never be looked at."""
+    planned = [member.directory for member in members]
     headline = _compose.headlines(EXPERIMENTS, "quick")
     seeds = {"prevalence": 3, "prevalence_linear": 3}
     for verdict in check(planned, headline):

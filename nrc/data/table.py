@@ -43,7 +43,7 @@ class Table:
         split: "random" (scikit-learn's train_test_split, random_state=split_seed), "order" (last rows test).
         standardize: "none", "x" or "xy": zero mean, unit variance, fitted on the train rows.
         limit: read only the first `limit` rows.
-        name: name of the data in run directories; the file's stem if not given.
+        name: what follows `table-` in the name of the data, which is its folder's; the file's stem if not given.
         kind: where the data come from, as shown on figures.
 
     Raises:
@@ -88,11 +88,9 @@ class Table:
 
     @property
     def data_name(self) -> str:
-        """The name that goes into the run directory."""
-        if self.name:
-            return self.name
-        stem = self._files("path")[0].name.split(".")[0]
-        return re.sub(r"[^A-Za-z0-9_-]+", "_", stem) or "table"
+        """The name that goes into the run directory: never that of another set, as swimmer.csv is not `swimmer`."""
+        stem = self.name or self._files("path")[0].name.split(".")[0]
+        return "table-" + (re.sub(r"[^A-Za-z0-9_-]+", "_", stem) or "file")
 
     def load(self) -> RegressionData:
         """Read, split and standardise."""

@@ -22,6 +22,7 @@ DATA_ORDER = (
     "carla_1d",
     "utkface",
 )  # as in the papers; others follow in alphabetical order
+SIGNAL = 1e-3  # train R^2
 Headline = Mapping[str, Mapping[str, float]]  # experiment -> data -> weight decay
 
 
@@ -102,17 +103,23 @@ class Run:
         return not math.isfinite(self.last("nrc1"))
 
     @property
+    def target_rank(self) -> int:
+        """Directions in which the targets vary; 0 when that was not saved."""
+        values = np.linalg.eigvalsh(self.snapshots["sigma"]) if "sigma" in self.snapshots else np.zeros(1)
+        return int((values > 1e-10 * values[-1]).sum())
+
+    @property
     def alive(self) -> int:
-        """Target directions that the last W reads at the end: as in `weight_rcond`, but counted."""
-        if "weight_end" not in self.snapshots:
+        """Target directions that W still reads at the end, by its singular values against the largest."""
+        if self.vanished or self.last("r2") < SIGNAL or "weight_end" not in self.snapshots:
             return 0
         values = np.linalg.svd(self.snapshots["weight_end"].astype(float), compute_uv=False)
-        return int((values >= ALIVE * values[0]).sum())
+        return int((values > ALIVE * values[0]).sum())
 
     @property
     def lost_direction(self) -> bool:
-        """Whether a target direction died (`weight_rcond` below `ALIVE`): collapse is then bought with signal."""
-        return "weight_end" in self.snapshots and self.alive < min(self.snapshots["weight_end"].shape)
+        """Whether a target direction died: collapse is then bought with signal."""
+        return self.alive < self.target_rank
 
     @cached_property
     def snapshots(self) -> dict[str, np.ndarray]:

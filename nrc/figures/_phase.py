@@ -3,14 +3,13 @@
 import math
 from dataclasses import dataclass
 
-from nrc.figures._load import Run
+from nrc.figures._load import SIGNAL, Run
 from nrc.figures._style import number, pretty
 from nrc.figures.prevalence import LAYERS, ends
 from nrc.metrics import ALIVE
 
 RIPE = 10.0  # below this decay budget nothing has had time to decay
 COLLAPSED = 1e-3  # NRC1
-SIGNAL = 1e-3  # train R^2
 Groups = dict[float, list[Run]]  # weight decay -> runs, largest first
 Grids = dict[str, Groups]  # feature layer -> its grid
 
@@ -37,11 +36,7 @@ def ripe(groups: Groups) -> Groups:
 
 def alive(group: list[Run]) -> int:
     """Target directions that W still reads at the end, in the seed that keeps most."""
-    return max(_alive(run) for run in group)
-
-
-def _alive(run: Run) -> int:
-    return 0 if run.vanished or run.last("r2") < SIGNAL else run.alive
+    return max(run.alive for run in group)
 
 
 def borders(groups: Groups) -> list[Border]:

@@ -16,15 +16,15 @@ def published(name: str) -> pd.DataFrame:
         return pd.read_csv(handle, comment="#")
 
 
-def curve(name: str, data: str, metric: str) -> pd.DataFrame:
-    """Rows of one published curve; empty when there is none. reacher-jat, reacher-d4rl are reacher from elsewhere."""
-    table = published(name)
-    return table[(table["dataset"] == environment(data)) & (table["metric"] == metric)]
-
-
-def environment(data: str) -> str:
-    """Name of a data set without where it was read from, which follows a dash."""
+def base(data: str) -> str:
+    """The set's own name; one that was read from a file has the file's name after a dash."""
     return data.partition("-")[0]
+
+
+def curve(name: str, data: str, metric: str) -> pd.DataFrame:
+    """Rows of one published curve; empty when there is none."""
+    table = published(name)
+    return table[(table["dataset"] == base(data)) & (table["metric"] == metric)]
 
 
 def on_which_data(runs: Sequence[Run]) -> str:

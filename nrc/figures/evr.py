@@ -16,6 +16,7 @@ from nrc.figures._style import (
     command,
     footer,
     legend_below,
+    lost,
     new_figure,
     panels_width,
     pretty,
@@ -74,11 +75,11 @@ def _caption(columns: dict[str, list[Run]]) -> str:
         if n and np.isfinite(head).all():
             parts.append(
                 f"{pretty(data, main)}: the first n = {n} components hold {100 * min(head):.5g} % at the end"
+                + (f" ({words})" if (words := lost(main)) else "")
             )
         else:
             parts.append(f"{pretty(data, main)}: {main[0].why('evr_1') or 'undefined at the end'}")
     return (
-        "Share of the features' variance in each principal component; after collapse as many are left as there are targets. "
-        + "; ".join(parts)
-        + "."
+        "Share of the features' variance in each principal component; after collapse as many are left as there are "
+        "targets, fewer where a target direction is lost. " + "; ".join(parts) + "."
     )

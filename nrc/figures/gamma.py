@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 
 from nrc.figures._curves import Sheet, log_axis
 from nrc.figures._load import Run, Runs
-from nrc.figures._reference import environment, on_which_data, published
+from nrc.figures._reference import base, on_which_data, published
 from nrc.figures._style import (
     C0,
     C1,
@@ -15,6 +15,7 @@ from nrc.figures._style import (
     command,
     footer,
     legend_below,
+    lost,
     new_figure,
     number,
     panels_width,
@@ -54,6 +55,7 @@ def _figure(runs: Runs, name: str, kinds_drawn: list[str]) -> Drawing | None:
             places = "/".join(number(m) for m in sorted(minima)) or "undefined"
             said.append(
                 f"{pretty(data, main)}, {kind.partition('_')[0]}: minimum at gamma/lambda_min = {places}"
+                + (f" ({words})" if (words := lost(main)) else "")
             )
             used += main
         panel.set_title(f"{pretty(data, main)}\n{_lambdas(kinds)}")
@@ -106,7 +108,7 @@ def _one(sheet: Sheet, panel: Axes, run: Run, kind: str) -> float | None:
 
 def _published_minimum(sheet: Sheet, panel: Axes, data: str) -> None:
     table = published("gamma_minima")
-    for place in table[table["dataset"] == environment(data)]["gamma_over_lambda_min"]:
+    for place in table[table["dataset"] == base(data)]["gamma_over_lambda_min"]:
         panel.plot(
             [place, place], [0.92, 1.0], transform=panel.get_xaxis_transform(), color=PUBLISHED, lw=1.4
         )

@@ -13,9 +13,9 @@ import yaml
 from nrc.errors import UserError
 from nrc.figures._load import Run, Runs, lambda_groups
 from nrc.figures._style import describe_model, pretty
+from nrc.places import PROTOCOLS
 from nrc.report import deep_rules, rules, ufm_rules
 from nrc.report.findings import NOT_RUN, Case, Finding, summary
-from nrc.training.settings import PROTOCOLS
 
 CLAIMS = Path(__file__).parents[1] / "reference" / "claims.yaml"
 CONTROLS = {"sgemm": "sgemm_decay"}  # experiments whose runs without weight decay lie elsewhere
