@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nrc.collect import collect
 from nrc.errors import UserError
+from nrc.layers import OUT, reading_weight
 from nrc.metrics import LAYERWISE, METRICS, Layer, Metrics
 from nrc.metrics.assemble import evaluate
 from nrc.metrics.layerwise import linear_mse
@@ -57,7 +58,9 @@ class Measurer:
         self.head = list(self.modules)[-1]
         names = list(self.modules) if plan.layers == "all" else [self.head]
         self.ranks = _allowed(plan.ranks, data.y_train.shape[1])
-        self.layers = names + ([f"{name}:out" for name in names if name != self.head] if plan.outputs else [])
+        self.layers = names + (
+            [f"{name}{OUT}" for name in names if name != self.head] if plan.outputs else []
+        )
         self.last_step = -1
         self.undefined: dict[str, str] = {}
         self.last: Metrics | None = None
@@ -77,7 +80,7 @@ class Measurer:
         rows: list[Row] = []
         for name in self.layers:
             is_head = name == self.head
-            weight, bias = self._weights(name)
+            weight, bias = (None, None) if name.endswith(OUT) else reading_weight(self.modules[name])
             here = Layer.of(train[name], weight, bias, maps_to_targets=is_head)
             # the held-out layer is asked for three numbers alone: no eigenproblem of its own
             held_out = Layer.of(test[name], here.weight, bias, maps_to_targets=is_head, linear_map_from=here)
@@ -114,13 +117,6 @@ class Measurer:
         self.last_step = step
         return rows
 
-    def _weights(self, name: str) -> tuple[Tensor | None, Tensor | None]:
-        if name.endswith(":out"):
-            return None, None
-        module = self.modules[name]
-        bias = module.bias if module.bias is not None else torch.zeros(len(module.weight))  # type: ignore[arg-type]
-        return module.weight.detach(), bias.detach()  # type: ignore[union-attr,operator]
-
     @torch.no_grad()
     def _snapshot(self, when: str) -> dict[str, Tensor]:
         seen: list[Tensor] = []
@@ -138,7 +134,9 @@ class Measurer:
         """Mean over the train rows of (W h)(W h)^T (n, n): the prediction without its bias."""
         training = self.model.training
         self.model.eval()
-        bias = self._weights(self.head)[1]
+        bias = reading_weight(self.modules[self.head])[1]
+        assert bias is not None  # of the output layer
+        bias = bias.to(self.train.y.device)  # zeros, which stand for none, are made on the CPU
         outputs = torch.cat([(self.model(x.to(y.device)) - bias).double() for x, y in self.train])
         self.model.train(training)
         return (outputs.T @ outputs / len(outputs)).cpu()
