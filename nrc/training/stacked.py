@@ -31,6 +31,7 @@ def fit_stack(
     device: str = "auto",
     threads: int = 1,
     say: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     checkpoint_seconds: float = 60.0,
 ) -> dict[Path, str]:
     """Run members that `stacks` put together to the end, continuing whatever their directories hold.
@@ -44,7 +45,7 @@ def fit_stack(
 
     Args:
         members: alike but for weight decay and seed.
-        device, threads, say, checkpoint_seconds: as for `fit`.
+        device, threads, say, progress, checkpoint_seconds: as for `fit`.
 
     Returns:
         directory -> as `fit` returns, or "error: ..." for one that is in use or holds another run.
@@ -93,7 +94,7 @@ def fit_stack(
         seeds = [lane.settings.seed for lane in lanes]
         order = StackedOrder(len(x), shared.optim.batch_size, seeds, device, first)
         schedule = clock.measured_steps(shared.measure)
-        return outcomes | _train(lanes, stack, order, clock, schedule, checkpoint_seconds)
+        return outcomes | _train(lanes, stack, order, clock, schedule, progress, checkpoint_seconds)
 
 
 class _Lane:
@@ -139,6 +140,7 @@ def _train(
     order: StackedOrder,
     clock: Clock,
     schedule: list[int],
+    progress: Callable[[int, int], None],
     checkpoint_seconds: float,
 ) -> dict[Path, str]:
     """From the earliest checkpoint to the end, or to a signal; directory -> how it ended."""
@@ -167,6 +169,7 @@ def _train(
                 for lane in under_way(step):
                     lane.trial.save(step)
                 saved = time.monotonic()
+            progress(step, clock.total_steps)
             if asked() or step >= clock.total_steps or not lanes:
                 break
             look = -(-step // LOOK) * LOOK + 1
