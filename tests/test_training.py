@@ -14,7 +14,7 @@ from nrc.errors import UserError
 from nrc.models import MLP
 from nrc.record import RunDirectory, find_runs, read_run
 from nrc.training import Clock, Measure, Optim, Protocol, RunSettings, fit
-from nrc.training.loop import Diverged, batch_order, train_steps
+from nrc.training.loop import Diverged, batch_order, epoch_order, train_steps
 from nrc.training.steppers import AutogradStepper, HandStepper, make_stepper
 
 FAST = Optim(lr=0.05, momentum=0.9, weight_decay=1e-3, batch_size=32)
@@ -77,6 +77,19 @@ def test_batches_cover_every_epoch_once_and_resume_anywhere() -> None:
     assert not torch.equal(torch.cat(first[:3]), torch.cat(first[3:]))
     resumed = batch_order(10, 4, seed=3, start_step=4)
     assert torch.equal(next(resumed), first[4])
+
+
+def test_no_epoch_of_one_seed_is_one_of_another() -> None:
+    """Reacher's published run has 1,500,000 epochs: its seed 0 must not end with the orders that seed 1 begins with."""
+    late = [epoch_order(30, 0, 1_000_003 + epoch) for epoch in range(3)]
+    early = [epoch_order(30, 1, epoch) for epoch in range(3)]
+    assert not any(torch.equal(a, b) for a, b in zip(late, early, strict=True))
+    assert len({tuple(order.tolist()) for order in (*late, *early)}) == 6
+    assert all(order.dtype == torch.int64 and sorted(order.tolist()) == list(range(30)) for order in late)
+    assert torch.equal(late[1], epoch_order(30, 0, 1_000_004))
+    # what was drawn before stays
+    assert epoch_order(8, 0, 1_000_002).tolist() == [6, 7, 4, 5, 3, 2, 0, 1]
+    assert epoch_order(8, 3, 7).tolist() == [5, 3, 1, 6, 4, 7, 0, 2]
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -289,6 +302,27 @@ def test_a_diverging_run_says_so(tmp_path: Path) -> None:
     info = json.loads((tmp_path / "run.json").read_text())
     assert info["status"] == "diverged" and "diverged at step" in info["reason"]
     assert find_runs(tmp_path) == []
+
+
+def test_divergence_shows_in_features_or_weights_and_no_other_mistake_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise UserError("measuring does not work")
+
+    monkeypatch.setattr("nrc.training.measuring.evaluate", broken)
+    with pytest.raises(UserError, match="measuring does not work"):
+        fit(settings(), tmp_path / "broken", say=quiet)
+    info = json.loads((tmp_path / "broken" / "run.json").read_text())
+    assert (info["status"], info["reason"]) == ("failed", "measuring does not work")
+    monkeypatch.undo()
+
+    def spoilt(self: HandStepper, x: torch.Tensor, y: torch.Tensor, lr: float) -> torch.Tensor:
+        self.weights[-1][0].fill_(math.nan)  # the last weight alone: all features stay finite
+        return torch.zeros(1)
+
+    monkeypatch.setattr(HandStepper, "step", spoilt)
+    assert fit(settings(), tmp_path / "spoilt", say=quiet) == "diverged"
 
 
 def test_too_strong_weight_decay_is_named(tmp_path: Path) -> None:
