@@ -93,7 +93,8 @@ def layerwise(
     The direct way is timed for the first layer and for one inner layer, which counts for the others. `ratio` is
     against kernels centred by their means, the cheapest way to the same numbers; `ratio_by_products` against the
     same centred by products with I - 11'/N, as HSIC is written. Both are for the largest of `direct`.
-    `memory_ratio`: peak memory at the most samples over that at the fewest. Then seconds against width.
+    `memory_ratio`: peak memory at the most samples over that at the fewest, of processes that hold some 0.4 to 0.6 GB;
+    the features of one layer at 200,000 would add 0.8 GB. Then seconds against width.
     """
     width, ours = widths[-1], {}
     theirs: dict[int, list[tuple[float, float]]] = {}  # seconds of all layers and peak memory, both ways
@@ -107,7 +108,7 @@ def layerwise(
     by_width = [in_fresh_process(_timed, _one_pass, repeats, n, depth, w)[0] for w in widths[:-1]]
     return {
         "ratio": slow[0][-1] / ours[n][0], "target": 30.0, "ratio_by_products": slow[1][-1] / ours[n][0],
-        "memory_ratio": ours[samples[-1]][1] / ours[samples[0]][1], "memory_target": 1.3,
+        "memory_ratio": ours[samples[-1]][1] / ours[samples[0]][1], "memory_target": 1.5,
         "samples": list(samples), "seconds": [s for s, _ in ours.values()], "peak_mb": [m for _, m in ours.values()],
         "direct_samples": list(direct), "direct_seconds": slow[0], "direct_seconds_by_products": slow[1],
         "direct_peak_mb": [max(m for _, m in theirs[n]) for n in direct],
