@@ -1,6 +1,7 @@
 # Every target works from a bare clone: the first one makes .venv and installs the project into it.
 PROTOCOL ?= quick
 DATASET ?= all
+DEVICE ?= auto
 PYTHON ?= python3
 PY := .venv/bin/python
 
@@ -16,7 +17,7 @@ install: .venv/installed
 
 # run what is missing, then draw everything; finished runs are skipped
 reproduce-figures: .venv/installed
-	$(PY) scripts/reproduce_figures.py --protocol $(PROTOCOL) --dataset $(DATASET) $(if $(SGEMM),--sgemm $(SGEMM))
+	$(PY) scripts/reproduce_figures.py --protocol $(PROTOCOL) --dataset $(DATASET) --device $(DEVICE) $(if $(SGEMM),--sgemm $(SGEMM))
 
 # write outputs/report/index.html anew from the runs and figures that are there
 report: .venv/installed

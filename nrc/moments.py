@@ -22,24 +22,27 @@ CHUNK_ELEMENTS = 1 << 22  # rows are converted to float64 a chunk at a time: at 
 
 @dataclass(frozen=True)
 class Scatter:
-    """Count, mean and centred scatter of rows: N, m = sum x / N, sum (x - m)(x - m)'. Two of them add up."""
+    """Count, mean and centred scatter of rows: N, m = sum x / N, sum (x - m)(x - m)'. Two of them add up.
+
+    With a leading dimension K it holds those of K sets of rows.
+    """
 
     count: int
-    mean: Tensor  # (d,)
-    scatter: Tensor  # (d, d)
+    mean: Tensor  # (d,) or (K, d)
+    scatter: Tensor  # (d, d) or (K, d, d)
 
     @staticmethod
     def of(rows: Tensor) -> Scatter:
-        """The scatter of float64 rows (N, d), N >= 1."""
-        mean = rows.mean(0)
-        centred = rows - mean
-        return Scatter(len(rows), mean, centred.T @ centred)
+        """The scatter of float64 rows (N, d) or (K, N, d), N >= 1."""
+        mean = rows.mean(-2)
+        centred = rows - mean.unsqueeze(-2)
+        return Scatter(rows.shape[-2], mean, centred.mT @ centred)
 
     def __add__(self, other: Scatter) -> Scatter:
         count = self.count + other.count
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)
-        between = torch.outer(delta, delta) * (self.count * other.count / count)
+        between = delta.unsqueeze(-1) * delta.unsqueeze(-2) * (self.count * other.count / count)
         return Scatter(count, mean, self.scatter + other.scatter + between)
 
     @cached_property
@@ -56,10 +59,10 @@ def _plus(a: Scatter | None, b: Scatter | None) -> Scatter | None:
 
 
 def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows divided by their lengths, and the number of zero rows (which stay zero)."""
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    """Rows (N, d) or (K, N, d) divided by their lengths, and how many are zero, () or (K,), and stay it."""
+    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     zero = length == 0
-    return rows / length.masked_fill(zero, 1.0), zero.sum()
+    return rows / length.masked_fill(zero, 1.0), zero.sum((-2, -1))
 
 
 class Moments:
@@ -94,6 +97,32 @@ class Moments:
         self.n = 0
         self.feature_eps = 0.0  # relative rounding of the features as they came, e.g. 1.2e-7 for float32
         self.target_eps = 0.0
+
+    @classmethod
+    def of_sums(
+        cls,
+        joint: Scatter,
+        unit: Scatter,
+        zero_rows: int,
+        n: int,
+        precisions: tuple[float, float],
+        centred: Scatter | None = None,
+        centre: Tensor | None = None,
+    ) -> Moments:
+        """Moments from sums that were made elsewhere.
+
+        Args:
+            joint: of (h, y) side by side, (d + n,).
+            unit: of the normalised features, with the number of zero rows among them.
+            n: targets.
+            precisions: relative rounding of features and targets as they came.
+            centred, centre: of the centred directions, and the mean feature they were centred by.
+        """
+        made = cls(centre)
+        made._joint, made._unit, made._zero_rows, made.centred = joint, unit, zero_rows, centred
+        made.d, made.n = len(joint.mean) - n, n
+        made.feature_eps, made.target_eps = precisions
+        return made
 
     def update(self, features: Any, targets: Any) -> Moments:
         """Add rows: features (N, d), targets (N, n) or (N,). Returns itself."""

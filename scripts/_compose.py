@@ -8,6 +8,8 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from _cost import cost
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args
@@ -16,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from nrc.errors import UserError
-from nrc.training import Clock, Measure, Optim, Protocol, RunSettings
+from nrc.training import Measure, Optim, Protocol, RunSettings
 from nrc.training.pool import Member
 
 MULTIRUN = "hydra.mode=MULTIRUN"
@@ -53,6 +55,14 @@ OmegaConf.register_new_resolver(
     lambda tau, weight_decay, budget: (
         tau if budget is None or weight_decay * tau <= budget else budget / weight_decay
     ),
+    replace=True,
+)
+
+
+# of a sweep by train.py -m: joblib's -1 is one for each core, which on a GPU would all have to share it
+OmegaConf.register_new_resolver(
+    "processes",
+    lambda device: torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else -1,
     replace=True,
 )
 
@@ -121,17 +131,6 @@ def with_length(cfg: DictConfig) -> DictConfig:
     if protocol.tau is None and protocol.epochs is None and recipe is not None:
         protocol.tau, protocol.epochs = recipe.get("tau"), recipe.get("epochs")
     return protocol
-
-
-def cost(settings: RunSettings) -> float:
-    """Rough floating-point operations of a run; only the order of a sweep's runs depends on it."""
-    optim, model, data = settings.optim, settings.model, settings.data
-    rows = getattr(data, "train_size", None) or getattr(data, "n", 1000)
-    steps = Clock.of(optim, settings.protocol, rows).total_steps
-    weights = getattr(model, "num_layers", 4) * getattr(model, "width", 256) ** 2
-    if getattr(model, "takes_images", False):
-        weights = 1e7 * model.depth  # type: ignore[attr-defined]
-    return steps * (6.0 * optim.batch_size * weights + 1e8)
 
 
 def headlines(experiments: list[tuple[str, str]], protocol: str) -> dict[str, dict[str, float]]:

@@ -3,8 +3,9 @@
 python scripts/bench.py               # all
 python scripts/bench.py sweep flops   # some
 
-A ratio compares two things run in turn in one process, best of several repeats each, so that a busy machine
-slows both.
+Absolute numbers depend on how busy the machine is; ratios less so, because both sides are timed in turn, best of
+several repeats. What a ratio compares, which part of it was run and which was extrapolated from a shorter stretch, in
+which process and on how many threads, stands in the docstring of the benchmark's function.
 """
 
 import argparse
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a
 
 import _bench_images
 import _bench_measuring
+import _bench_stacked
 import _bench_training
 import torch
 from _bench_tools import machine
@@ -25,7 +27,7 @@ from _bench_tools import machine
 from nrc.record import write_json
 
 BENCHES: dict[str, Callable[[], dict[str, Any]]] = (
-    _bench_training.BENCHES | _bench_measuring.BENCHES | _bench_images.BENCHES
+    _bench_training.BENCHES | _bench_stacked.BENCHES | _bench_measuring.BENCHES | _bench_images.BENCHES
 )
 
 
@@ -40,6 +42,9 @@ def main() -> None:
     for name in args.names or BENCHES:
         began = time.perf_counter()
         result = BENCHES[name]()
+        if "skipped" in result:
+            print(f"{name}: skipped, {result['skipped']}")
+            continue
         write_json(folder / f"{name}.json", {**result, "machine": machine()})
         print(
             f"{name} ({time.perf_counter() - began:.0f} s): {', '.join(f'{k} {short(v)}' for k, v in result.items())}"

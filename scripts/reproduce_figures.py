@@ -9,13 +9,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
 
+if __name__ == "__main__":  # before the imports that take seconds
+    import _early  # noqa: F401
+
 import _cli
 import _compose
+import torch
 
 from nrc.data._columns import existing
 from nrc.errors import UserError
+from nrc.training.members import Member, stackable
 from nrc.training.pool import run_all
-from nrc.training.stopping import Interrupted
+from nrc.training.stopping import Interrupted, stop_signals
 
 MUJOCO = ("reacher", "swimmer", "hopper")
 # experiment file, data set it is run on
@@ -49,6 +54,29 @@ def wanted(dataset: str, data: str) -> bool:
     return dataset == "all" or data.partition("-")[0] in GROUPS.get(dataset, (dataset,))
 
 
+def without_phase(protocol: str, experiments: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], str]:
+    """The experiments of a protocol, and why some are left out."""
+    if protocol != "paper":
+        return experiments, ""
+    words = (
+        "phase diagram: left out of protocol=paper, whose rate makes its grid some 400 runs of millions of steps; "
+        "protocol=accelerated has it, at the same tau"
+    )
+    return [(name, data) for name, data in experiments if not name.startswith("phase")], words
+
+
+def parts(members: list[Member], device: str) -> dict[str, list[Member]]:
+    """Device -> the runs for it.
+
+    One by one an MLP is no faster on a GPU than on a core, and stacked it takes a path that has not been run on
+    a GPU yet: on `auto` the figures' MLPs train where that is proven. device=cuda is for who wants the other.
+    """
+    if device != "auto" or not torch.cuda.is_available():
+        return {device: members}
+    small = [member for member in members if stackable(member.settings)]
+    return {"cpu": small, "cuda": [member for member in members if member not in small]}
+
+
 def main() -> None:
     parser = _cli.Options(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
@@ -61,9 +89,14 @@ def main() -> None:
     )
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument(
-        "--workers", type=_cli.at_least_one, default=None, help="processes (default: one per core)"
+        "--workers", type=_cli.at_least_one, default=None, help="processes (default: one per core or GPU)"
     )
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="auto: images on a GPU if there is one, MLPs on the cores; cuda: all there, MLPs as scripts/sweep.py trains them",
+    )
     args = parser.parse_args()
     if args.dataset == "sgemm" and not args.sgemm:
         raise UserError(
@@ -74,7 +107,10 @@ def main() -> None:
         raise UserError(f"--path needs --dataset {', '.join(IMAGE_SETS)}, one of them")
 
     began = time.monotonic()
-    experiments = EXPERIMENTS + (LONG_IMAGES if args.protocol != "quick" else [])
+    experiments, left_out = without_phase(args.protocol, EXPERIMENTS)
+    experiments = experiments + (LONG_IMAGES if args.protocol != "quick" else [])
+    if left_out:
+        print(left_out)
     real = [f"data.path={args.path}"] if args.path else []
     chosen = [(experiment, data, real) for experiment, data in experiments]
     if args.sgemm:
@@ -88,8 +124,10 @@ def main() -> None:
         if wanted(args.dataset, data)
         for member in _compose.sweep_members(experiment, data, args.protocol, args.outputs, extra)
     }
-    # stacking on a GPU has not been run on one yet: figures come from the path that is proven
-    outcomes = run_all(list(members.values()), workers=args.workers, device=args.device, stacked=False)
+    outcomes: dict[Path, str] = {}
+    with stop_signals(workers=True):  # asked once, neither part goes on
+        for device, part in parts(list(members.values()), args.device).items():
+            outcomes |= run_all(part, workers=args.workers, device=device)
     stopped = sum(o == "interrupted" for o in outcomes.values())
     if stopped:
         raise Interrupted(f"{stopped} of {len(outcomes)} runs are not done; the same command continues them")

@@ -9,6 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
 
+if __name__ == "__main__":  # before the imports that take seconds
+    import _early  # noqa: F401
+
 import _cli
 import _compose
 

@@ -11,9 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
 
+if __name__ == "__main__":  # before the imports that take seconds
+    import _early  # noqa: F401
+
 import _cli
 import _compose
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -32,10 +36,17 @@ def main(cfg: DictConfig) -> None:
     if HydraConfig.get().mode.name == "MULTIRUN":  # the sweep goes on; Hydra reports the member at the end
         if multiprocessing.current_process().name != "MainProcess":
             become_worker(os.getppid())
+        on_its_gpu(cfg.device, HydraConfig.get().job.num)
         train(cfg)
         return
     with _cli.one_line_errors(cfg.debug is True):
         train(cfg)
+
+
+def on_its_gpu(device: str, number: int) -> None:
+    """Spread the members of a sweep over the GPUs: this one is what "cuda" means here from now on."""
+    if device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
 
 
 def train(cfg: DictConfig) -> None:

@@ -5,6 +5,7 @@ import ctypes
 import io
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import traceback
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+
+from nrc.training.stopping import SIGNALS
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -34,6 +37,7 @@ def no_network(*address: object) -> None:
 def in_process(script: str, arguments: list[str], folder: Path) -> Result:
     """Run scripts/`script` as `__main__` in this process, without a network. A fresh interpreter needs 3 s to start."""
     out, err, status = io.StringIO(), io.StringIO(), 0
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}  # the script sets its own
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(SCRIPTS / script), *arguments])
         patch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
@@ -50,6 +54,9 @@ def in_process(script: str, arguments: list[str], folder: Path) -> Result:
             except BaseException:
                 traceback.print_exc()
                 status = 1
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
     return Result(status, out.getvalue(), err.getvalue())
 
 

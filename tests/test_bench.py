@@ -15,6 +15,7 @@ sys.path.insert(0, str(REPO / "scripts"))
 
 import _bench_images  # noqa: E402
 import _bench_measuring  # noqa: E402
+import _bench_stacked  # noqa: E402
 import _bench_tools  # noqa: E402
 import _bench_training  # noqa: E402
 import bench  # noqa: E402
@@ -23,31 +24,65 @@ TOY: dict[str, dict[str, Any]] = {
     "sweep": {"steps": 6, "members": (1,), "repeats": 1},
     "flops": {"nets": ((3, 8),), "widths": (4,), "batches": (2,), "repeats": 1, "work": 1.0},
     "collapse": {"widths": (16,), "threshold": 0.5, "plain_steps": 4, "repeats": 1},
-    "layerwise": {"samples": (40, 80), "direct": (40,), "widths": (8, 16), "depth": 3},
+    "stacked": {
+        "graph_steps": 4,
+        "members": (1, 2),
+        "growth_steps": 2,
+        "profiled_steps": 2,
+        "sweeps": (),
+        "device": "cpu",
+    },
+    "layerwise": {"samples": (40, 80), "direct": (40,), "widths": (8, 16), "depth": 3, "repeats": 1},
     "measuring": {"data": ("swimmer",), "rows": 1, "repeats": 1},
     "monitor": {"epoch": 100, "subset": 50, "sample": 64, "size": 32, "repeats": 1},
-    "images": {"count": 4, "size": (32, 32), "repeats": 1},
+    "images": {"count": 4, "size": (32, 32), "repeats": 1, "batch": 2},
     "images_memory": {"counts": (4, 8), "size": (32, 32)},
 }
 KEYS = {
     "sweep": {
         "ratio_with_start",
         "ratio_to_faster",
+        "ratio_to_parallel",
+        "plain_parallel",
         "plain_steps_per_s_one_thread",
         "plain_steps_per_s_all_threads",
     },
     "flops": {"gflops", "sgemm_gflops", "shares"},
-    "collapse": {"ratio_one_run", "ratio_own_steps", "tau", "steps", "paper_steps", "paper_seconds"},
-    "layerwise": {"ratio_by_means", "direct_seconds", "direct_peak_mb"},
+    "collapse": {"ratio_all_cores", "ratio_own_steps", "tau", "steps", "paper_steps", "paper_seconds"},
+    "stacked": {
+        "minutes_accelerated",
+        "target_minutes_accelerated",
+        "card",
+        "path",
+        "member_steps_per_s",
+        "tflops",
+        "tflops_of_one_product",
+        "busy_share",
+        "products_share_of_busy",
+        "kernels_per_step",
+        "microseconds_per_kernel",
+        "longest_kernels",
+    },
+    "layerwise": {"ratio_by_products", "memory_ratio", "memory_target", "direct_seconds", "direct_peak_mb"},
     "measuring": {"milliseconds_each", "share_deep"},
     "monitor": {"forward_images_per_s", "measured_images_per_s", "added_per_image", "metrics_seconds"},
-    "images": {"points", "forward_images_per_s", "measured_images_per_s", "metrics_seconds"},
+    "images": {
+        "points",
+        "forward_images_per_s",
+        "measured_images_per_s",
+        "metrics_seconds",
+        "epoch_ratio",
+        "epoch_target",
+        "training_images_per_s",
+        "training_images_per_s_measured",
+    },
     "images_memory": set(),
 }
 TABLES = {  # what grows, and what is said at each of its values
     "sweep": [("members", "member_steps_per_s")],
     "flops": [("nets", "shares"), ("widths", "share_at_width"), ("batches", "share_at_batch")],
     "collapse": [("widths", "ratio_at_width")],
+    "stacked": [("members", "member_steps_per_s_at")],
     "layerwise": [("samples", "seconds"), ("samples", "peak_mb"), ("widths", "seconds_at_width")],
     "measuring": [("data", "share")],
     "monitor": [],
@@ -77,12 +112,30 @@ def test_a_benchmark_writes_what_it_promises(
     monkeypatch.setattr(sys, "argv", ["bench.py", name, "--outputs", str(tmp_path)])
     bench.main()
     result = json.loads((tmp_path / "bench" / f"{name}.json").read_text())
-    assert KEYS[name] | {"ratio", "target", "machine"} <= result.keys()
+    headline = {"minutes", "target_minutes"} if name == "stacked" else {"ratio", "target"}
+    assert KEYS[name] | headline | {"machine"} <= result.keys()
     assert result["machine"].keys() >= {"cores", "cpu", "torch", "load_average"}
-    assert result["ratio"] > 0 and result["target"] > 0
+    assert all(result[key] > 0 for key in headline)
     for grows, said in TABLES[name]:
         assert len(result[grows]) == len(result[said]) > 0
     assert capsys.readouterr().out.startswith(f"{name} (")
+
+
+def test_without_a_gpu_the_stack_is_skipped_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "stacked", "--outputs", str(tmp_path)])
+    bench.main()
+    assert capsys.readouterr().out.startswith("stacked: skipped, this torch sees no GPU")
+    assert not list((tmp_path / "bench").iterdir())
+
+
+def test_the_stack_of_the_benchmark_is_the_papers_sweep() -> None:
+    settings = _bench_stacked.sweep_of("reacher", "paper")
+    assert len(settings) == 15 and len({(s.optim.weight_decay, s.seed) for s in settings}) == 15
+    stack = _bench_stacked.Stack(settings, 2, "cpu")
+    assert stack.flops == 2 * _bench_training._gemms([11, 256, 256, 256, 2], batch=256)[1]
 
 
 def test_the_products_of_the_yardstick_are_those_of_a_step() -> None:

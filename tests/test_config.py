@@ -64,12 +64,11 @@ def test_every_experiment_composes_and_says_how_to_run_it(experiment: str) -> No
     )
 
 
-@pytest.mark.parametrize("launcher", names("hydra/launcher"))
-def test_every_launcher_composes_and_knows_its_settings(launcher: str) -> None:
+def test_the_slurm_launcher_composes_and_knows_its_settings() -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'nrc[slurm]' brings it")
     from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
-    chosen = [f"hydra/launcher={launcher}", "hydra.launcher.partition=long", "threads=3"]
+    chosen = ["hydra/launcher=slurm", "hydra.launcher.partition=long", "threads=3"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         found = compose("train", chosen, return_hydra_config=True).hydra.launcher
     typed = OmegaConf.merge(
@@ -78,6 +77,34 @@ def test_every_launcher_composes_and_knows_its_settings(launcher: str) -> None:
     assert set(typed) == set(found), "a setting that the launcher does not have"
     assert (found.partition, found.cpus_per_task) == ("long", 3)
     assert found.additional_parameters.requeue is True and found.max_num_timeout > 0
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "processes"), [("auto", 2, 2), ("cuda", 2, 2), ("cpu", 2, -1), ("auto", 0, -1)]
+)
+def test_a_sweep_here_takes_a_process_for_each_core_or_gpu(
+    device: str, gpus: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = compose("train", [f"device={device}"], return_hydra_config=True).hydra.launcher
+    assert found.n_jobs == processes  # -1: joblib's word for all cores
+    assert found._target_.endswith("JoblibLauncher")
+
+
+def test_members_of_a_sweep_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    import train
+
+    taken: list[int] = []
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for available in (False, True):
+        monkeypatch.setattr("torch.cuda.is_available", lambda a=available: a)
+        for number in range(3):
+            train.on_its_gpu("auto", number)
+        train.on_its_gpu("cpu", 1)
+    assert taken == [0, 1, 0]
 
 
 def test_published_recipes() -> None:

@@ -10,6 +10,9 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,21 @@ def test_a_signal_ends_the_step_and_saves(whole: Path, tmp_path: Path, number: i
     assert info["steps"] == torch.load(directory / "checkpoint.pt", weights_only=True)["step"] == 10
     assert find_runs(tmp_path) == []
     finishes_like(whole, directory)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_before_there_is_anything_to_save_ends_in_one_line(tmp_path: Path, number: int) -> None:
+    script = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+    process = subprocess.Popen([sys.executable, str(script)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:  # until it catches the signal, which is long before torch is loaded
+        caught = Path(f"/proc/{process.pid}/status").read_text().split("SigCgt:")[1].split()[0]
+        if int(caught, 16) >> (signal.SIGUSR2 - 1) & 1:  # the last of them
+            break
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[1] == "stopped; the same command continues\n"
+    assert process.returncode == 130 and not list(tmp_path.iterdir())
 
 
 # --- a full disk

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
 import _compose  # noqa: E402
+from reproduce_figures import EXPERIMENTS, without_phase  # noqa: E402
 
 GRID = (0.05, 0.2, 0.8, 3.2)  # at tau 100: budgets 5 (not ripe), 20, 80, 320
 
@@ -69,6 +71,77 @@ def test_test_error_is_drawn_over_that_without_weight_decay(drawing: Drawing) ->
     assert nothing["value"].tolist() == [1.0] and nothing["budget"].tolist() == [0.0]
 
 
+def edit(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], **facts: float) -> None:
+    """Change the rows of a run that is written, and its record."""
+    change(pd.read_csv(path / "metrics.csv")).to_csv(path / "metrics.csv", index=False)
+    sealed(path, **facts)
+
+
+def test_a_short_run_is_compared_at_its_own_tau(tmp_path: Path) -> None:
+    """Without decay the error falls as 1/tau. A run stopped at tau 10 with twice that error reads 2, and not 20."""
+
+    def falling(times: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+        def change(rows: pd.DataFrame) -> pd.DataFrame:
+            here = (rows["metric"] == "mse") & (rows["split"] == "test") & (rows["tau"] > 0)
+            rows.loc[here, "value"] = times / rows.loc[here, "tau"]
+            return (
+                rows[rows["tau"] <= 10] if times > 1 else rows[rows["tau"] != 3]
+            )  # measured at other moments
+
+        return change
+
+    edit(write_run(tmp_path, "prevalence-quick", "reacher", 0.0), falling(1.0))
+    edit(write_run(tmp_path, "phase-quick", "reacher", 2.0), falling(2.0), tau=10.0)
+    drawing = drawn(phase.draw, tmp_path)
+    kept = (drawing.table["metric"] == "mse") & (drawing.table["weight_decay"] == 2.0)
+    np.testing.assert_allclose(drawing.table[kept]["value"], [2.0, 2.0, 2.0])
+    assert "at the same tau: 2 at best (lambda 2)" in drawing.caption and "nowhere below 1" in drawing.caption
+    assert "that of the runs without weight decay at the same tau" in drawing.caption
+
+
+def test_without_runs_at_no_decay_the_error_is_not_compared(tmp_path: Path) -> None:
+    write_run(tmp_path, "phase-quick", "reacher", 0.2)
+    drawing = drawn(phase.draw, tmp_path)
+    assert "mse" not in set(drawing.table["metric"])
+    assert "There are no runs without weight decay to compare the test MSE with" in drawing.caption
+
+
+def test_seeds_are_averaged_at_the_same_moments(tmp_path: Path) -> None:
+    """Three seeds of the grid count, and not the longer one of the sweep; of unequal seeds the common part."""
+    long = write_run(tmp_path, "prevalence-quick", "hopper", 0.2)
+    grid = [write_run(tmp_path, "phase-quick", "hopper", 0.2, seed) for seed in range(3)]
+    edit(grid[1], lambda rows: rows[rows["tau"] <= 30], tau=30.0)
+    drawing = drawn(phase.draw, tmp_path)
+    assert [run.path for run in drawing.runs] == grid and long not in grid
+    assert {run.tau for run in drawing.runs} == {30.0}
+    cells = drawing.table[drawing.table["metric"] == "nrc1"]
+    np.testing.assert_allclose(cells["budget"], [0.2 * tau for tau in STEPS if 0 < tau <= 30])
+    assert "not yet at 0.2" in drawing.caption  # 0.2 * 30 = 6
+
+
+def test_cells_and_directions_go_by_most_seeds(tmp_path: Path) -> None:
+    for wd, gone in ((0.4, 1), (0.8, 2)):
+        for seed in range(3):
+            vanish = 30 if seed < gone else None
+            path = write_run(tmp_path, "phase-quick", "swimmer", wd, seed, vanish_after=vanish)
+            shots = dict(np.load(path / "snapshots.npz"))
+            np.savez(path / "snapshots.npz", **shots | {"weight_end": np.diag([1.0, 0.9])})
+            sealed(path)
+    drawing = drawn(phase.draw, tmp_path)
+    for wd, vanished in ((0.4, False), (0.8, True)):
+        cells = drawing.table[(drawing.table["metric"] == "nrc1") & (drawing.table["weight_decay"] == wd)]
+        assert math.isnan(cells["value"].iloc[-1]) == vanished
+    assert "direction 2 dies between 0.4 and 0.8" in drawing.caption
+    assert "vanished where most have none; directions are counted in the median seed" in drawing.caption
+
+
+def test_between_not_yet_and_done_nothing_is_decided(tmp_path: Path) -> None:
+    for wd in (0.05, 0.15, 0.3):  # budgets 5, 15, 30
+        write_run(tmp_path, "phase-quick", "swimmer", wd)
+    caption = drawn(phase.draw, tmp_path).caption
+    assert "not yet at 0.05; undecided at 0.15;" in caption and "at lambda 0.3" in caption
+
+
 def test_never_and_not_yet_are_told_apart_and_each_direction_has_its_border(drawing: Drawing) -> None:
     assert "not yet at 0.05;" in drawing.caption
     assert "NRC1 below 0.001 with all 2 directions alive at lambda 0.2;" in drawing.caption
@@ -100,11 +173,17 @@ def test_the_longest_run_of_a_seed_counts_and_a_grid_is_needed(tmp_path: Path) -
 
 @pytest.mark.parametrize("data", ["reacher", "swimmer", "hopper"])
 def test_the_grids(data: str) -> None:
-    """Issue: 24 weight decays and 0 with 3 seeds at full length; few and no longer than needed when quick."""
-    grid = yaml.safe_load((REPO / "conf/recipe" / f"{data}.yaml").read_text())["phase"]["accelerated"]
+    """Issue: 24 weight decays, 0 among them, with 3 seeds; none longer than needed, and few when quick."""
+    recipe = yaml.safe_load((REPO / "conf/recipe" / f"{data}.yaml").read_text())
+    grid = recipe["phase"]["accelerated"]
     values = [float(v) for v in grid["relu"].split(",")]
-    assert len(set(values)) >= 24 and values == sorted(values) and grid["seed"] == "0,1,2"
+    # `prevalence` has the headline weight decay and 0 in 3 seeds: they are not trained again
+    assert float(recipe["accelerated"]["weight_decay"]) not in values
+    assert len({*values, float(recipe["accelerated"]["weight_decay"]), 0.0}) >= 24
+    assert values == sorted(values) and grid["seed"] == "0,1,2"
     for experiment in ("phase", "phase_linear"):
+        for member in _compose.sweep_members(experiment, data, "accelerated", Path("outputs")):
+            assert member.settings.optim.weight_decay * (member.settings.protocol.tau or 0) <= 200.001
         members = _compose.sweep_members(experiment, data, "quick", Path("outputs"))
         for found in (member.settings for member in members):
             assert found.protocol.tau is not None and found.optim.weight_decay * found.protocol.tau <= 25.001
@@ -112,9 +191,19 @@ def test_the_grids(data: str) -> None:
         assert 1 <= len(members) <= 8
 
 
-def test_at_full_length_all_members_of_the_grid_share_one_tau() -> None:
+def test_at_full_length_the_members_of_the_grid_share_one_tau_but_for_those_that_collapse_early() -> None:
     members = _compose.sweep_members("phase_linear", "hopper", "paper", Path("outputs"))
-    assert {m.settings.protocol.tau for m in members} == {20000.0} and len(members) == 72
+    taus = {(m.settings.optim.weight_decay, m.settings.protocol.tau) for m in members}
+    assert len(members) == 66 and len(taus) == 22  # the seeds of a decay are of one length
+    assert {tau for decay, tau in taus if decay <= 0.01} == {20000.0}
+    assert all(decay * (tau or 0) == pytest.approx(200) for decay, tau in taus if decay > 0.01)
+
+
+def test_the_published_lengths_are_not_scheduled_for_a_figure_that_no_paper_has() -> None:
+    kept, words = without_phase("paper", EXPERIMENTS)
+    assert {name for name, _ in EXPERIMENTS} - {name for name, _ in kept} == {"phase", "phase_linear"}
+    assert words.startswith("phase diagram: left out of protocol=paper") and "protocol=accelerated" in words
+    assert without_phase("accelerated", EXPERIMENTS) == (EXPERIMENTS, "")
 
 
 def test_threshold_of_a_scalar_network_in_closed_form() -> None:

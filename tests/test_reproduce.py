@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
 import _compose  # noqa: E402
-from reproduce_figures import EXPERIMENTS, wanted  # noqa: E402
+from reproduce_figures import EXPERIMENTS, parts, wanted  # noqa: E402
 
 from nrc.check import check, read_expectations  # noqa: E402
 from nrc.data import LowRank  # noqa: E402
-from nrc.models import MLP  # noqa: E402
+from nrc.models import MLP, ResNet  # noqa: E402
 from nrc.training import Measure, Optim, Protocol, RunSettings  # noqa: E402
 from nrc.training.pool import Member, run_all  # noqa: E402
 
@@ -93,6 +94,15 @@ def test_one_data_set_from_command_line_to_figures(tmp_path: Path) -> None:
         "target_mean",
         "tau_clock",
     } <= names
+
+
+def test_on_auto_the_mlps_stay_on_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlp = Member(small(0), Path("mlp"))
+    images = Member(replace(small(0), model=ResNet()), Path("images"))
+    assert parts([mlp, images], "auto") == {"auto": [mlp, images]}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert parts([mlp, images], "auto") == {"cpu": [mlp], "cuda": [images]}
+    assert parts([mlp, images], "cuda") == {"cuda": [mlp, images]}
 
 
 def test_a_group_covers_its_data_sets() -> None:

@@ -13,10 +13,13 @@ from fault_tools import FORKS
 
 from nrc.data import LowRank
 from nrc.models import MLP
-from nrc.record import read_info, read_run
-from nrc.training import Clock, Measure, Optim, Protocol, RunSettings, fit
+from nrc.moments import Moments
+from nrc.record import read_info, read_run, write_json
+from nrc.training import Clock, Measure, Optim, Protocol, RunSettings, fit, measuring, stacked_measuring
 from nrc.training.loop import batch_order, train_steps
+from nrc.training.measuring import Measurer
 from nrc.training.members import Member, stacks
+from nrc.training.placement import Placed
 from nrc.training.pool import run_all
 from nrc.training.stacked import fit_stack
 from nrc.training.stacked_order import StackedOrder
@@ -96,7 +99,8 @@ def outcomes(members: list[Member], **arguments: Any) -> list[str]:
 def test_stacked_steps_equal_separate_ones(
     momentum: float, bias: bool, activation: str, milestones: list[float], device: str
 ) -> None:
-    """Parameters and velocity within 1e-6 after 200 steps, partial batches included (on a GPU by its graphs)."""
+    """Parameters and velocity within 1e-6 after 200 steps on the same device, partial batches included (on a GPU by
+    its graphs)."""
     data = LowRank(t=2, r=2, d=5, n=200).load()
     x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     optims = [
@@ -106,9 +110,9 @@ def test_stacked_steps_equal_separate_ones(
     clock = Clock.of(optims[0], Protocol(epochs=50), len(x))
     assert clock.total_steps == 200 and len(clock.drops) == len(milestones)
     kind = MLP(num_layers=4, width=16, bias=bias, feature_activation=activation)
-    models, together = ([kind.build(5, 2, seed) for seed in range(3)] for _ in range(2))
-    together = [model.to(device) for model in together]
-    stack = StackedStepper(together, optims, x.to(device), y.to(device), 48)
+    x, y = x.to(device), y.to(device)
+    models, together = ([kind.build(5, 2, seed).to(device) for seed in range(3)] for _ in range(2))
+    stack = StackedStepper(together, optims, x, y, 48)
     assert stack.name.endswith("CUDA graph of 8 steps" if device == "cuda" else "eager")
     order = StackedOrder(len(x), 48, [0, 1, 2], "cpu")
     for first in range(0, 200, 25):  # three long programs and one short one at a time
@@ -121,8 +125,8 @@ def test_stacked_steps_equal_separate_ones(
         stepper = HandStepper(model, optim)
         train_steps(stepper, x, y, batch_order(len(x), 48, place), clock, 0, 200)
         pairs = zip(together[place].parameters(), model.parameters(), strict=True)
-        assert max((a.cpu() - b).abs().max() for a, b in pairs) < 1e-6
-        assert (stack.stepper(place).velocity.cpu() - stepper.velocity).abs().max() < 1e-6
+        assert max((a - b).abs().max() for a, b in pairs) < 1e-6
+        assert (stack.stepper(place).velocity - stepper.velocity).abs().max() < 1e-6
         assert (model.stack.fc1.weight - before).abs().max() > 1e-2
 
 
@@ -151,10 +155,71 @@ def test_orders_drawn_on_a_device_are_permutations_of_ones_own() -> None:
     assert torch.equal(later[:, 0], index[301:, 1]) and not torch.equal(index[:, 0], index[:, 1])
 
 
+# --- measuring
+
+
+@pytest.mark.parametrize("elements", [stacked_measuring.ELEMENTS, 16 * 3 * 7])  # all rows at once, or 7
+@pytest.mark.parametrize("keep_bytes", [stacked_measuring.KEEP_BYTES, 100])
+@pytest.mark.parametrize(
+    ("kind", "plan"),
+    [
+        (MLP(num_layers=4, width=16), Measure(outputs=True)),
+        (MLP(num_layers=3, width=16, bias=False, feature_activation="none"), Measure(layers="last")),
+        (MLP(num_layers=3, width=3), Measure(samples=60)),  # narrow: some features are exactly zero
+    ],
+)
+def test_moments_of_all_members_at_once_are_those_of_each(
+    kind: MLP, plan: Measure, keep_bytes: int, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stacked_measuring, "ELEMENTS", elements)
+    for module in (stacked_measuring, measuring):
+        monkeypatch.setattr(module, "KEEP_BYTES", keep_bytes)
+    data = LowRank(t=2, r=2, d=5, n=200).load()
+    placed = Placed(*map(torch.from_numpy, (data.x_train, data.y_train, data.x_test, data.y_test)))
+    optims = [Optim(batch_size=48)] * 3
+    clock = Clock.of(optims[0], Protocol(epochs=1), len(placed.x_train))
+    models = [kind.build(5, 2, seed) for seed in range(3)]
+    measurers = [Measurer(model, placed, plan, clock, seed) for seed, model in enumerate(models)]
+    stack = StackedStepper(models, optims, placed.x_train, placed.y_train, 48)
+    together = stacked_measuring.collect_stacked(stack, measurers)
+    zero = 0
+    for measurer, found in zip(measurers, together, strict=True):
+        for ours, theirs in zip(found, measurer.collect(), strict=True):
+            assert list(ours) == measurer.layers and ours.keys() == theirs.keys()
+            for label in ours:
+                same_moments(ours[label], theirs[label])
+                zero += ours[label].zero_rows
+        last = [part[0][measurer.head] for part in (found, measurer.collect())]
+        assert (last[0].centred is None) == (keep_bytes == 100)
+        assert last[0].centred_missing == last[1].centred_missing or last[0].centred is not None
+    assert (zero > 0) == (kind.width == 3)
+
+
+def same_moments(ours: Moments, theirs: Moments) -> None:
+    for name in ("count", "d", "n", "zero_rows", "feature_eps", "target_eps"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    for name in ("sigma_h", "sigma_hy", "sigma_y", "mean_h", "mean_y"):
+        assert torch.allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-7), name
+    for a, b in ((ours.unit, theirs.unit), (ours.centred, theirs.centred)):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            assert a.count == b.count and torch.allclose(a.scatter, b.scatter, rtol=1e-5, atol=1e-6)
+            assert torch.allclose(a.mean, b.mean, rtol=1e-5, atol=1e-7)
+
+
 # --- the runs
 
 
-@pytest.mark.parametrize("changes", [{}, {"model": MLP(num_layers=4, width=16, bias=False)}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model": MLP(num_layers=4, width=16, bias=False)},
+        {
+            "measure": Measure(log_spaced=0, evenly=4, samples=50, outputs=True, ranks=[1])
+        },  # rows of its own each
+    ],
+)
 def test_a_stack_writes_what_separate_runs_write(tmp_path: Path, changes: dict[str, Any]) -> None:
     members = sweep(tmp_path / "stack", **changes)
     lines: list[str] = []
@@ -167,6 +232,18 @@ def test_a_stack_writes_what_separate_runs_write(tmp_path: Path, changes: dict[s
         sizes = [(place / "checkpoint.pt").stat().st_size for place in (member.directory, alone)]
         assert sizes[0] < 1.5 * sizes[1]  # not the whole stack's parameters
     assert outcomes(members) == ["skipped"] * 3
+
+
+def test_helpers_write_what_one_thread_writes(tmp_path: Path) -> None:
+    alone, helped = sweep(tmp_path / "alone"), sweep(tmp_path / "helped")
+    outcomes(alone)
+    assert outcomes(helped, threads=3) == ["finished"] * 3
+    for one, other in zip(alone, helped, strict=True):
+        for place in (one.directory, other.directory):
+            info = read_info(place)
+            del info["environment"]["threads"]
+            write_json(place / "run.json", info)
+        same_run(one.directory, other.directory)
 
 
 def cut_at(monkeypatch: pytest.MonkeyPatch, step: int, error: type[BaseException] = KeyboardInterrupt) -> Any:
@@ -222,6 +299,9 @@ def test_a_stack_and_a_separate_run_continue_each_other(
     mend()
     assert fit(members[0].settings, members[0].directory, device="cpu", say=quiet) == "finished"
     assert outcomes(members) == ["skipped", "finished", "finished"]
+    paths = [read_info(member.directory)["environment"]["path"] for member in members]
+    assert paths[0] == "stacked, 3 members, eager; then separate, by hand"
+    assert paths[1] == "stacked, 3 members, eager; then stacked, 2 members, eager"
     for member, alone in zip(members, separately(members, tmp_path / "alone"), strict=True):
         same_run(member.directory, alone)
 

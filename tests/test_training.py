@@ -14,7 +14,7 @@ from nrc.errors import UserError
 from nrc.models import MLP
 from nrc.record import RunDirectory, find_runs, read_run
 from nrc.training import Clock, Measure, Optim, Protocol, RunSettings, fit
-from nrc.training.loop import Diverged, batch_order, train_steps
+from nrc.training.loop import Diverged, batch_order, epoch_order, train_steps
 from nrc.training.steppers import AutogradStepper, HandStepper, make_stepper
 
 FAST = Optim(lr=0.05, momentum=0.9, weight_decay=1e-3, batch_size=32)
@@ -79,6 +79,19 @@ def test_batches_cover_every_epoch_once_and_resume_anywhere() -> None:
     assert torch.equal(next(resumed), first[4])
 
 
+def test_no_epoch_of_one_seed_is_one_of_another() -> None:
+    """Reacher's published run has 1,500,000 epochs: its seed 0 must not end with the orders that seed 1 begins with."""
+    late = [epoch_order(30, 0, 1_000_003 + epoch) for epoch in range(3)]
+    early = [epoch_order(30, 1, epoch) for epoch in range(3)]
+    assert not any(torch.equal(a, b) for a, b in zip(late, early, strict=True))
+    assert len({tuple(order.tolist()) for order in (*late, *early)}) == 6
+    assert all(order.dtype == torch.int64 and sorted(order.tolist()) == list(range(30)) for order in late)
+    assert torch.equal(late[1], epoch_order(30, 0, 1_000_004))
+    # what was drawn before stays
+    assert epoch_order(8, 0, 1_000_002).tolist() == [6, 7, 4, 5, 3, 2, 0, 1]
+    assert epoch_order(8, 3, 7).tolist() == [5, 3, 1, 6, 4, 7, 0, 2]
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("activation", ["relu", "none"])
@@ -96,6 +109,59 @@ def test_steps_by_hand_equal_autograd(momentum: float, bias: bool, activation: s
         weights.append([p.detach() for p in model.parameters()])
     assert max((a - b).abs().max() for a, b in zip(*weights, strict=True)) < 1e-6
     assert max((a - b).abs().max() for a, b in zip(weights[0], before, strict=True)) > 1e-2
+
+
+def test_a_step_by_hand_makes_its_buffers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stepper = HandStepper(MLP(num_layers=3, width=8).build(3, 2, seed=0), FAST)
+    for rows in (6, 4):
+        stepper.step(torch.randn(rows, 3), torch.randn(rows, 2), 0.1)
+    made = {rows: [b.data_ptr() for part in pair for b in part] for rows, pair in stepper.buffers.items()}
+    assert {rows: len(set(places)) for rows, places in made.items()} == {6: 6, 4: 6}  # two for each layer
+    monkeypatch.setattr(torch.Tensor, "new_empty", None)
+    for rows in (6, 4, 6):
+        stepper.step(torch.randn(rows, 3), torch.randn(rows, 2), 0.1)
+    assert made == {
+        rows: [b.data_ptr() for part in pair for b in part] for rows, pair in stepper.buffers.items()
+    }
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "none"])
+def test_buffers_change_no_bit(bias: bool, activation: str) -> None:
+    """300 steps against the same written with fresh tensors, partial batches included: equal to the last bit."""
+
+    class Fresh(HandStepper):
+        def step(self, x: torch.Tensor, y: torch.Tensor, lr: float) -> torch.Tensor:
+            inputs = [x]
+            for (weight, _), b, relu in zip(self.weights, self.biases, self.relu, strict=True):
+                out = inputs[-1] @ weight.T if b is None else torch.addmm(b[0], inputs[-1], weight.T)
+                inputs.append(out.relu() if relu else out)
+            residual = inputs.pop() - y
+            delta = residual * (2 * self.optim.loss_scale / residual.numel())
+            for k in reversed(range(len(self.weights))):
+                (weight, grad), b = self.weights[k], self.biases[k]
+                grad.copy_(delta.T @ inputs[k])
+                if b is not None:
+                    b[1].copy_(delta.sum(0))
+                delta = delta @ weight
+                if k and self.relu[k - 1]:
+                    delta = delta * (inputs[k] > 0)
+            self.grad.add_(self.theta, alpha=self.optim.weight_decay)
+            self.velocity.mul_(self.optim.momentum).add_(self.grad)
+            self.theta.add_(self.velocity, alpha=-lr)
+            return residual
+
+    data = LowRank(t=2, r=2, d=5, n=200).load()
+    x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
+    clock = Clock.of(FAST, Protocol(epochs=60), len(x))
+    found = []
+    for kind in (HandStepper, Fresh):
+        model = MLP(num_layers=4, width=32, bias=bias, feature_activation=activation).build(5, 2, seed=0)
+        stepper = kind(model, FAST)
+        with torch.no_grad():
+            train_steps(stepper, x, y, batch_order(len(x), 48, seed=0), clock, 0, 300)
+        found.append((stepper.theta, stepper.velocity))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_networks_with_batchnorm_step_by_autograd() -> None:
@@ -236,6 +302,27 @@ def test_a_diverging_run_says_so(tmp_path: Path) -> None:
     info = json.loads((tmp_path / "run.json").read_text())
     assert info["status"] == "diverged" and "diverged at step" in info["reason"]
     assert find_runs(tmp_path) == []
+
+
+def test_divergence_shows_in_features_or_weights_and_no_other_mistake_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise UserError("measuring does not work")
+
+    monkeypatch.setattr("nrc.training.measuring.evaluate", broken)
+    with pytest.raises(UserError, match="measuring does not work"):
+        fit(settings(), tmp_path / "broken", say=quiet)
+    info = json.loads((tmp_path / "broken" / "run.json").read_text())
+    assert (info["status"], info["reason"]) == ("failed", "measuring does not work")
+    monkeypatch.undo()
+
+    def spoilt(self: HandStepper, x: torch.Tensor, y: torch.Tensor, lr: float) -> torch.Tensor:
+        self.weights[-1][0].fill_(math.nan)  # the last weight alone: all features stay finite
+        return torch.zeros(1)
+
+    monkeypatch.setattr(HandStepper, "step", spoilt)
+    assert fit(settings(), tmp_path / "spoilt", say=quiet) == "diverged"
 
 
 def test_too_strong_weight_decay_is_named(tmp_path: Path) -> None:

@@ -1,14 +1,19 @@
 """What the runs of a phase diagram say in words and numbers: where collapse begins, where directions die."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median_low
 
-from nrc.figures._load import SIGNAL, Run
+import numpy as np
+import pandas as pd
+
+from nrc.figures._curves import mean_over_seeds
+from nrc.figures._load import BUDGET_DONE, SIGNAL, Run
 from nrc.figures._style import number, pretty
 from nrc.figures.prevalence import LAYERS, ends
 from nrc.metrics import ALIVE
 
-RIPE = 10.0  # below this decay budget nothing has had time to decay
+NOT_YET = 10.0  # below this decay budget nothing has had time to decay; up to BUDGET_DONE it may not have had enough
 COLLAPSED = 1e-3  # NRC1
 Groups = dict[float, list[Run]]  # weight decay -> runs, largest first
 Grids = dict[str, Groups]  # feature layer -> its grid
@@ -29,14 +34,41 @@ class Border:
         return math.sqrt(self.alive * self.dead)
 
 
+def cut(group: list[Run]) -> list[Run]:
+    """The runs of one weight decay, each up to the end of the shortest: seeds are compared at equal tau."""
+    end = min(run.tau for run in group)
+    return [
+        run
+        if run.tau <= end
+        else replace(run, info=run.info | {"tau": end}, table=run.table[run.table["tau"] <= end])
+        for run in group
+    ]
+
+
+def most_seeds(group: list[Run], metric: str, split: str = "train") -> pd.Series:
+    """The mean over the seeds in which the metric is defined; NaN where that is less than half of them."""
+    found = pd.concat([run.series(metric, split) for run in group], axis=1)
+    return mean_over_seeds(group, metric, split).where(found.notna().mean(axis=1) >= 0.5)
+
+
+def over_no_decay(groups: Groups, group: list[Run]) -> pd.Series:
+    """Test MSE of a weight decay over that without any (which must be in `groups`) at the same tau.
+
+    Between two measurements of the latter by powers; beyond its end its end.
+    """
+    these, zero = (mean_over_seeds(g, "mse", "test") for g in (group, groups[0.0]))
+    these, zero = these[these.index > 0], zero[zero.index > 0]
+    return these / np.exp(np.interp(np.log(these.index), np.log(zero.index), np.log(zero)))
+
+
 def ripe(groups: Groups) -> Groups:
     """The weight decays that were run long enough to tell 'never' from 'not yet'."""
-    return {v: group for v, group in groups.items() if max(run.budget for run in group) >= RIPE}
+    return {v: group for v, group in groups.items() if min(run.budget for run in group) >= BUDGET_DONE}
 
 
 def alive(group: list[Run]) -> int:
-    """Target directions that W still reads at the end, in the seed that keeps most."""
-    return max(run.alive for run in group)
+    """Target directions that W still reads at the end, in the median seed."""
+    return median_low(run.alive for run in group)
 
 
 def borders(groups: Groups) -> list[Border]:
@@ -57,9 +89,17 @@ def caption(data: str, grids: Grids) -> str:
     """What the diagram of one data set shows, from its runs."""
     said = [
         f"{pretty(data)} over weight decay and decay budget lambda*tau; without weight decay (left) the budget is 0 at "
-        "all times and the end is drawn. Hatched, below a budget of 10: not yet; from about 20 on what the loss does "
-        "not hold is gone, and what stays bright there is not waiting for time"
+        f"all times and the end is drawn. Hatched, below a budget of {NOT_YET:g}: not yet; lightly hatched, up to "
+        f"{BUDGET_DONE:g}: undecided; from there on what the loss does not hold is gone, and what stays bright is not "
+        "waiting for time. A cell is the mean over the seeds that have a value, and vanished where most have none; "
+        "directions are counted in the median seed"
     ]
+    if any(0.0 in groups for groups in grids.values()):
+        said.append("Last row: the test MSE over that of the runs without weight decay at the same tau")
+    else:
+        said.append(
+            "There are no runs without weight decay to compare the test MSE with: the last row is empty"
+        )
     for kind, groups in grids.items():
         words = [*_collapse(groups), *_deaths(groups), _errors(groups)]
         said.append(f"{LAYERS[kind][1][0].upper()}{LAYERS[kind][1][1:]}: " + "; ".join(words))
@@ -87,8 +127,11 @@ def _collapse(groups: Groups) -> list[str]:
             f"NRC1 never below {COLLAPSED:g} with all {full} directions alive, least at lambda {best:g}: "
             f"{number(ends(grown[best], 'nrc1'))}, features centred first {number(ends(grown[best], 'nrc1_centred'))}"
         ]
-    late = [v for v in groups if v > 0 and v not in grown]
-    return words + ([f"not yet at {_span(late)}"] if late else [])
+    budgets = {v: min(run.budget for run in group) for v, group in groups.items() if v > 0}
+    late = [v for v, budget in budgets.items() if budget < NOT_YET]
+    between = [v for v, budget in budgets.items() if NOT_YET <= budget < BUDGET_DONE]
+    words += [f"not yet at {_span(late)}"] if late else []
+    return words + ([f"undecided at {_span(between)}"] if between else [])
 
 
 def _deaths(groups: Groups) -> list[str]:
@@ -104,12 +147,15 @@ def _deaths(groups: Groups) -> list[str]:
 
 
 def _errors(groups: Groups) -> str:
-    least, grown = min(groups), ripe(groups)
-    ratio = {v: ends(g, "mse", "test") / ends(groups[least], "mse", "test") for v, g in groups.items()}
+    if 0.0 not in groups:
+        return "no runs without weight decay to compare the test MSE with"
+    grown = ripe(groups)
+    ratio = {v: float(over_no_decay(groups, g).iloc[-1]) for v, g in groups.items() if v > 0}
     best = min(ratio, key=ratio.__getitem__)
     helps = [v for v in ratio if ratio[v] < 1]
     words = (
-        f"test MSE at the end over that at lambda {least:g}: {number(ratio[best])} at best (lambda {best:g})"
+        f"test MSE at the end over that without weight decay at the same tau: {number(ratio[best])} at best "
+        f"(lambda {best:g})"
     )
     collapsed = [v for v in grown if ends(grown[v], "nrc1") < COLLAPSED]
     if collapsed:

@@ -18,11 +18,21 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from nrc.figures._curves import FLOOR, Sheet, mean_over_seeds
-from nrc.figures._load import Run, Runs, lambda_groups
-from nrc.figures._phase import RIPE, Border, Grids, Groups, borders, caption
+from nrc.figures._curves import FLOOR, Sheet
+from nrc.figures._load import BUDGET_DONE, Run, Runs, lambda_groups
+from nrc.figures._phase import (
+    NOT_YET,
+    Border,
+    Grids,
+    Groups,
+    borders,
+    caption,
+    cut,
+    most_seeds,
+    over_no_decay,
+)
 from nrc.figures._style import Drawing, footer, legend_below, new_figure, panels_width, power, pretty
-from nrc.figures.prevalence import LAYERS, ends
+from nrc.figures.prevalence import LAYERS
 
 GRID = {"relu": "phase", "linear": "phase_linear"}
 LOWEST, HIGHEST = 0.5, 200.0  # budgets drawn
@@ -64,7 +74,7 @@ ROWS = [
     Row(
         "mse",
         "test",
-        "test MSE over that\nwithout decay",
+        "test MSE over that\nwithout decay, same τ",
         "RdBu_r",
         LogNorm(0.5, 2),
         {0.5: "½", 0.7: "0.7", 1: "1", 1.4: "1.4", 2: "2"},
@@ -80,14 +90,14 @@ def draw(runs: Runs) -> list[Drawing]:
 
 
 def _grid(runs: Runs, kind: str, data: str) -> Groups:
-    """The grid's runs and those of the prevalence figures, the longest of each seed; {} without a grid."""
-    grid = [run for run in runs.of(GRID[kind]).get(data, []) if run.weight_decay > 0]
-    longest: dict[tuple[float, int], Run] = {}
-    for run in grid + runs.of(LAYERS[kind][0]).get(data, []) if grid else []:
-        here = (run.weight_decay, run.seed)
-        if here not in longest or run.tau > longest[here].tau:
-            longest[here] = run
-    return lambda_groups(list(longest.values()))
+    """The grid's runs and those of the prevalence figures: of a weight decay that both have, those of more seeds,
+    then the longer ones, as seeds are averaged at the same moments. {} without a grid."""
+    grid = lambda_groups([run for run in runs.of(GRID[kind]).get(data, []) if run.weight_decay > 0])
+    others = lambda_groups(runs.of(LAYERS[kind][0]).get(data, [])) if grid else {}
+    both = {v: [g[v] for g in (grid, others) if v in g] for v in sorted(grid | others, reverse=True)}
+    return {
+        v: max(map(cut, found), key=lambda group: (len(group), group[0].tau)) for v, found in both.items()
+    }
 
 
 def _one(runs: Runs, data: str, grids: Grids) -> Drawing:
@@ -111,8 +121,9 @@ def _one(runs: Runs, data: str, grids: Grids) -> Drawing:
     for row, line in zip(rows, panels, strict=True):
         colours = ScalarMappable(row.norm, row.colours)
         bar = figure.colorbar(
-            colours, ax=list(line), ticks=list(row.ticks), aspect=14, pad=0.01, label=row.label
-        )
+            colours, ax=list(line), ticks=list(row.ticks), aspect=14, pad=0.01, label=row.label,
+            extend="both" if row.metric == "mse" else "neither",
+        )  # fmt: skip
         bar.ax.set_yticklabels(list(row.ticks.values()))
         bar.ax.minorticks_off()
         line[0].set_ylabel("budget λτ")
@@ -154,12 +165,17 @@ def _cells(
 ) -> None:
     """One column of cells per weight decay, one cell per measured moment."""
     edges = _edges(groups)
-    scale = ends(groups[min(groups)], "mse", "test") if row.metric == "mse" else 1.0
+    if row.metric == "mse" and 0.0 not in groups:
+        words = "no runs without\nweight decay"
+        panel.text(0.5, 0.5, words, ha="center", va="center", transform=panel.transAxes)
+        return
     colours = matplotlib.colormaps[row.colours].with_extremes(bad=VANISHED)
     for value, group in groups.items():
-        mean = mean_over_seeds(group, row.metric, row.split) / scale
+        mean = (
+            over_no_decay(groups, group) if row.metric == "mse" else most_seeds(group, row.metric, row.split)
+        )
         if row.metric == "feature_rank":  # of features that vanished it is the rank of rounding
-            mean = mean.where(mean_over_seeds(group, "nrc1").notna())
+            mean = mean.where(most_seeds(group, "nrc1").notna())
         mean = mean[mean.index > 0]
         if value > 0:
             sides, budget = edges[value], value * mean.index.to_numpy()
@@ -176,10 +192,11 @@ def _overlay(panel: Axes, found: list[Border], start: float) -> None:
     """What is not ripe hatched, the estimated thresholds dashed, the measured ones as triangles."""
     panel.grid(False)
     panel.set_facecolor(UNSEEN)
-    panel.fill_between(
-        [start, 1e9], LOWEST, RIPE, facecolor="none", edgecolor="white", hatch="////", lw=0, alpha=0.6
-    )
-    panel.plot([start, 1e9], [RIPE, RIPE], color="white", lw=1.0)
+    for low, high, hatch in ((LOWEST, NOT_YET, "////"), (NOT_YET, BUDGET_DONE, "//")):
+        panel.fill_between(
+            [start, 1e9], low, high, facecolor="none", edgecolor="white", hatch=hatch, lw=0, alpha=0.6
+        )
+        panel.plot([start, 1e9], [high, high], color="white", lw=1.0)
     outline = [Stroke(linewidth=2.2, foreground="white"), Normal()]
     for border in found:
         if math.isfinite(border.estimate):
@@ -212,7 +229,12 @@ def _key() -> list[Any]:
             [], [], color="black", lw=1.0, ls=(0, (4, 2)), label="direction dies: estimate, linear network"
         ),
         Line2D([], [], color="black", marker="v", ms=4, ls="", label="direction dies: measured"),
-        Patch(facecolor="0.5", edgecolor="white", hatch="////", lw=0, label="budget below 10: not yet"),
+        Patch(
+            facecolor="0.5", edgecolor="white", hatch="////", lw=0, label=f"budget below {NOT_YET:g}: not yet"
+        ),
+        Patch(
+            facecolor="0.5", edgecolor="white", hatch="//", lw=0, label=f"below {BUDGET_DONE:g}: undecided"
+        ),
         Patch(facecolor=VANISHED, label="features vanished"),
         Patch(facecolor=UNSEEN, label="not run so long"),
     ]

@@ -6,7 +6,7 @@ it. The others are in `ufm_rules` and `deep_rules`.
 
 import numpy as np
 
-from nrc.figures._load import Run
+from nrc.figures._load import BUDGET_DONE, Run
 from nrc.metrics import nrc3_curve
 from nrc.report.findings import HOLDS, UNTESTABLE, Case, Finding, View, number, word
 
@@ -14,7 +14,6 @@ COLLAPSED = 0.05  # NRC1, NRC2 and NRC3 below this count as collapsed
 FALL = 10.0  # and at least this much below the start
 EVR_MIN = 0.95
 GAMMA_EDGE = 0.01  # of lambda_min
-BUDGET_DONE = 20.0  # below this decay budget lambda*tau "no collapse" may be "not yet"
 GRID = 1000  # points of gamma in the released code
 PAPER, EARLIER, CORRECTED = "as in the paper", "as in the authors' earlier runs", "corrected"
 RELEASED = "as in the released code"

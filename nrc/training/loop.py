@@ -6,12 +6,15 @@ millisecond, and the tau clock, the measuring schedule and exact resumption need
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nrc.training.clock import Clock
 from nrc.training.placement import rows
 from nrc.training.steppers import Stepper
+
+STRIDE = 1_000_003  # epochs between the orders of one seed and the next
 
 
 class Diverged(Exception):
@@ -24,7 +27,9 @@ class Diverged(Exception):
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     """The order (n,) in which a run with this seed goes through its rows in this epoch."""
-    generator = torch.Generator().manual_seed((seed + 1) * 1_000_003 + epoch)
+    if epoch >= STRIDE:  # the sum below would be that of the next seed's first epochs
+        return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n))
+    generator = torch.Generator().manual_seed((seed + 1) * STRIDE + epoch)
     return torch.randperm(n, generator=generator)
 
 

@@ -8,16 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nrc.collect import collect
+from nrc.collect import KEEP_BYTES, collect
 from nrc.errors import UserError
+from nrc.layers import OUT, reading_weight
 from nrc.metrics import LAYERWISE, METRICS, Layer, Metrics
 from nrc.metrics.assemble import evaluate
 from nrc.metrics.layerwise import linear_mse
+from nrc.moments import Moments
 from nrc.training.clock import Clock
+from nrc.training.loop import Diverged
 from nrc.training.placement import Batches, Placed
 from nrc.training.settings import Measure
 
 Row = tuple[float, int, float, str, str, str, float]
+Collected = dict[str, Moments]
 
 CHUNK, IMAGES = 4096, 256  # rows, or images, per forward pass while measuring
 SNAPSHOT_ROWS = 256  # enough for the 3-D picture, small enough for every run directory
@@ -57,7 +61,9 @@ class Measurer:
         self.head = list(self.modules)[-1]
         names = list(self.modules) if plan.layers == "all" else [self.head]
         self.ranks = _allowed(plan.ranks, data.y_train.shape[1])
-        self.layers = names + ([f"{name}:out" for name in names if name != self.head] if plan.outputs else [])
+        self.layers = names + (
+            [f"{name}{OUT}" for name in names if name != self.head] if plan.outputs else []
+        )
         self.last_step = -1
         self.undefined: dict[str, str] = {}
         self.last: Metrics | None = None
@@ -68,16 +74,30 @@ class Measurer:
         self.frame_steps = {schedule[i] for i in places}
         self.frames: dict[int, dict[str, Tensor]] = {}
 
-    def rows(self, step: int) -> list[Row]:
-        """Measure now; rows in the order of `record.COLUMNS`."""
-        train = collect(self.model, self.train, self.layers, positions=self.positions)
+    def collect(self) -> tuple[Collected, Collected]:
+        """The moments of all layers now, on the train and on the test part."""
+        train = collect(self.model, self.train, self.layers, keep_bytes=KEEP_BYTES, positions=self.positions)
         # errors alone: no second pass
-        test = collect(self.model, self.test, self.layers, keep_bytes=0, positions=self.positions)
+        return train, collect(self.model, self.test, self.layers, keep_bytes=0, positions=self.positions)
+
+    def rows(self, step: int, moments: tuple[Collected, Collected] | None = None) -> list[Row]:
+        """Measure now; rows in the order of `record.COLUMNS`.
+
+        Args:
+            moments: of the network as it is now, where `collect` need not make them.
+
+        Raises:
+            Diverged: features or weights are not finite.
+        """
+        train, test = moments or self.collect()
+        sums = [*train.values(), *test.values()]
+        if not all(m.finite for m in sums) or not all(p.isfinite().all() for p in self.model.parameters()):
+            raise Diverged(step)
         when = (self.clock.epoch_at(step), step, self.clock.tau_at(step))
         rows: list[Row] = []
         for name in self.layers:
             is_head = name == self.head
-            weight, bias = self._weights(name)
+            weight, bias = (None, None) if name.endswith(OUT) else reading_weight(self.modules[name])
             here = Layer.of(train[name], weight, bias, maps_to_targets=is_head)
             # the held-out layer is asked for three numbers alone: no eigenproblem of its own
             held_out = Layer.of(test[name], here.weight, bias, maps_to_targets=is_head, linear_map_from=here)
@@ -114,13 +134,6 @@ class Measurer:
         self.last_step = step
         return rows
 
-    def _weights(self, name: str) -> tuple[Tensor | None, Tensor | None]:
-        if name.endswith(":out"):
-            return None, None
-        module = self.modules[name]
-        bias = module.bias if module.bias is not None else torch.zeros(len(module.weight))  # type: ignore[arg-type]
-        return module.weight.detach(), bias.detach()  # type: ignore[union-attr,operator]
-
     @torch.no_grad()
     def _snapshot(self, when: str) -> dict[str, Tensor]:
         seen: list[Tensor] = []
@@ -138,7 +151,9 @@ class Measurer:
         """Mean over the train rows of (W h)(W h)^T (n, n): the prediction without its bias."""
         training = self.model.training
         self.model.eval()
-        bias = self._weights(self.head)[1]
+        bias = reading_weight(self.modules[self.head])[1]
+        assert bias is not None  # of the output layer
+        bias = bias.to(self.train.y.device)  # zeros that stand for none may be elsewhere
         outputs = torch.cat([(self.model(x.to(y.device)) - bias).double() for x, y in self.train])
         self.model.train(training)
         return (outputs.T @ outputs / len(outputs)).cpu()

@@ -9,7 +9,7 @@ from nrc.training.settings import RunSettings
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a sweep: what, where, and its rough cost (any unit) for scheduling."""
+    """One run of a sweep: what, where, and its cost: its time in any unit, for the order and the progress."""
 
     settings: RunSettings
     directory: Path

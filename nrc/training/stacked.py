@@ -1,7 +1,9 @@
 """Members of a sweep trained as one program, each in a run directory of its own."""
 
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from nrc.training.measuring import Measurer
 from nrc.training.members import Member
 from nrc.training.placement import Placed, place
 from nrc.training.run import choose_device, identity_of, no_denormals, outcome_of
+from nrc.training.stacked_measuring import collect_stacked
 from nrc.training.stacked_order import StackedOrder
 from nrc.training.stacked_step import StackedStepper
 from nrc.training.stopping import asked_to_stop, stop_signals
@@ -31,6 +34,7 @@ def fit_stack(
     device: str = "auto",
     threads: int = 1,
     say: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     checkpoint_seconds: float = 60.0,
 ) -> dict[Path, str]:
     """Run members that `stacks` put together to the end, continuing whatever their directories hold.
@@ -44,7 +48,7 @@ def fit_stack(
 
     Args:
         members: alike but for weight decay and seed.
-        device, threads, say, checkpoint_seconds: as for `fit`.
+        device, threads, say, progress, checkpoint_seconds: as for `fit`.
 
     Returns:
         directory -> as `fit` returns, or "error: ..." for one that is in use or holds another run.
@@ -93,7 +97,10 @@ def fit_stack(
         seeds = [lane.settings.seed for lane in lanes]
         order = StackedOrder(len(x), shared.optim.batch_size, seeds, device, first)
         schedule = clock.measured_steps(shared.measure)
-        return outcomes | _train(lanes, stack, order, clock, schedule, checkpoint_seconds)
+        spare = threads if device == "cpu" else len(os.sched_getaffinity(0)) // torch.cuda.device_count()
+        helpers = ThreadPoolExecutor(max(1, spare), initializer=torch.set_flush_denormal, initargs=(True,))
+        held.enter_context(helpers)
+        return outcomes | _train(lanes, stack, order, clock, schedule, helpers, progress, checkpoint_seconds)
 
 
 class _Lane:
@@ -139,6 +146,8 @@ def _train(
     order: StackedOrder,
     clock: Clock,
     schedule: list[int],
+    helpers: Executor,
+    progress: Callable[[int, int], None],
     checkpoint_seconds: float,
 ) -> dict[Path, str]:
     """From the earliest checkpoint to the end, or to a signal; directory -> how it ended."""
@@ -151,6 +160,18 @@ def _train(
     def under_way(step: int) -> list[_Lane]:  # the others wait
         return [lane for lane in lanes if lane.start <= step]
 
+    measurers = [lane.measurer for lane in lanes]
+
+    def measure(step: int) -> None:
+        due = [lane for lane in under_way(step) if lane.measurer.last_step < step]
+        moments = collect_stacked(stack, measurers) if due else []
+        begun = [(lane, helpers.submit(lane.trial.measure, step, moments[lane.place])) for lane in due]
+        for lane, written in begun:
+            try:
+                written.result()
+            except Diverged as error:
+                end_as_diverged(lane, error)
+
     marks = sorted({*schedule, *(lane.start for lane in lanes)})
     step, saved = min(lane.start for lane in lanes), time.monotonic()
     with stop_signals() as asked:
@@ -158,15 +179,13 @@ def _train(
             for lane in lanes:
                 if lane.start == step:
                     stack.put(lane.place, lane.state)
-            for lane in under_way(step) if step in schedule else []:
-                try:
-                    lane.trial.measure(step)
-                except Diverged as error:
-                    end_as_diverged(lane, error)
+            if step in schedule:
+                measure(step)
             if time.monotonic() - saved > checkpoint_seconds:
                 for lane in under_way(step):
                     lane.trial.save(step)
                 saved = time.monotonic()
+            progress(step, clock.total_steps)
             if asked() or step >= clock.total_steps or not lanes:
                 break
             look = -(-step // LOOK) * LOOK + 1

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nrc.training.loop import epoch_order
+from nrc.training.loop import STRIDE, epoch_order
 
 BLOCK = 256  # about so many steps are drawn at a time
 
@@ -56,5 +56,5 @@ class StackedOrder:
         return torch.stack([epoch_order(self.n, seed, epoch) for epoch in range(first, first + self.epochs)])
 
     def _on_device(self, seed: int) -> Tensor:
-        generator = torch.Generator(self.device).manual_seed((seed + 1) * 1_000_003 + self.block)
+        generator = torch.Generator(self.device).manual_seed((seed + 1) * STRIDE + self.block)
         return torch.rand(self.epochs, self.n, generator=generator, device=self.device).argsort(1)

@@ -5,7 +5,7 @@ So the members share each kernel, and several steps are recorded once as a CUDA 
 On a CPU the same steps run one by one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nrc.layers import OUT
 from nrc.models.mlp import MLPNetwork
 from nrc.training.settings import Optim
 
@@ -125,6 +126,19 @@ class StackedStepper:
             self.velocity.mul_(self.momentum).add_(self.grad)
         self.theta.addcmul_(self.velocity, lr, value=-1)
         return residual
+
+    def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """For rows x (K, N, n_in), in forward order: the input ("fc1", (K, N, d)) of each layer and, but for the
+        last one, its output before the activation ("fc1:out", (K, N, d))."""
+        last = len(self.weights)
+        for k in range(1, last + 1):
+            yield f"fc{k}", x
+            if k < last:
+                weight, bias = self.weights[k - 1][0].mT, self.biases[k - 1]
+                x = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias[0], x, weight)
+                yield f"fc{k}{OUT}", x
+                if self.relu[k - 1]:
+                    x.relu_()
 
     def _captured(self, n: int) -> Callable[[], None]:
         """`_steps(n)` as a CUDA graph. Not yet run on a GPU."""

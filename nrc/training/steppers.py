@@ -98,7 +98,8 @@ class HandStepper:
 
     With a_k the input of layer k and d_k the loss gradient at its output:
     grad W_k = d_k^T a_k, grad b_k = sum_rows d_k, d_{k-1} = (d_k W_k) * [a_k > 0]; then
-    v <- momentum v + grad + lambda theta and theta <- theta - lr v on all parameters at once.
+    v <- momentum v + grad + lambda theta and theta <- theta - lr v on all parameters at once. All a_k and d_k
+    lie in buffers made at the first step of their batch size.
     """
 
     name = "by hand"
@@ -118,7 +119,8 @@ class HandStepper:
         where = {id(p): (v, g) for p, v, g in zip(parameters, values, grads, strict=True)}
         self.weights = [where[id(layer.weight)] for layer in layers]
         self.biases = [where[id(layer.bias)] if layer.bias is not None else None for layer in layers]
-        self.buffers: dict[int, list[Tensor]] = {}  # outputs of each layer, by batch size
+        # outputs of each layer and the gradients there, by batch size
+        self.buffers: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
     @staticmethod
     def _views(flat: Tensor, like: list[nn.Parameter]) -> list[Tensor]:
@@ -127,9 +129,10 @@ class HandStepper:
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
-        outputs = self.buffers.setdefault(
-            len(x), [x.new_empty(len(x), weight.shape[0]) for weight, _ in self.weights]
-        )
+        if len(x) not in self.buffers:
+            first, second = ([x.new_empty(len(x), len(w)) for w, _ in self.weights] for _ in range(2))
+            self.buffers[len(x)] = first, second
+        outputs, deltas = self.buffers[len(x)]
         inputs = [x, *outputs[:-1]]
         for k, (weight, _) in enumerate(self.weights):
             bias = self.biases[k]
@@ -140,7 +143,7 @@ class HandStepper:
             if self.relu[k]:
                 outputs[k].relu_()
         residual = outputs[-1] - y
-        delta = residual * (2 * self.optim.loss_scale / residual.numel())
+        delta = torch.mul(residual, 2 * self.optim.loss_scale / residual.numel(), out=deltas[-1])
         for k in range(len(self.weights) - 1, -1, -1):
             weight, grad = self.weights[k]
             bias = self.biases[k]
@@ -148,9 +151,9 @@ class HandStepper:
             if bias is not None:
                 torch.sum(delta, 0, out=bias[1])
             if k:
-                delta = delta @ weight
-                if self.relu[k - 1]:
-                    delta.mul_(inputs[k] > 0)
+                delta = torch.mm(delta, weight, out=deltas[k - 1])
+                if self.relu[k - 1]:  # delta * (inputs > 0) as one kernel and without a mask
+                    torch.ops.aten.threshold_backward.grad_input(delta, inputs[k], 0, grad_input=delta)
         if self.optim.weight_decay:
             self.grad.add_(self.theta, alpha=self.optim.weight_decay)
         if self.optim.momentum:

@@ -8,12 +8,11 @@ from typing import Any, Protocol
 from torch import nn
 
 from nrc.data import RegressionData
-from nrc.errors import UserError
 from nrc.record import RunDirectory
 from nrc.theory.deep_linear import thresholds
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
-from nrc.training.measuring import Measurer, Row
+from nrc.training.measuring import Collected, Measurer, Row
 from nrc.training.settings import RunSettings
 
 
@@ -37,6 +36,7 @@ class Trial:
     say: Callable[[str], None]
     append: Callable[[list[Row]], None] = field(init=False)
     began: float = field(init=False)
+    resumed: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.append = self.run.append
@@ -45,6 +45,7 @@ class Trial:
         """Take up the newest usable checkpoint, if there is one; the step to go on from."""
         state = self.run.load_checkpoint(self.say)
         self.began = time.monotonic() - (0.0 if state is None else state["seconds"])
+        self.resumed = state is not None
         if state is None:
             return 0
         self.model.load_state_dict(state["model"])
@@ -55,27 +56,26 @@ class Trial:
     def start(self, settings: RunSettings, environment: dict[str, Any], data: RegressionData) -> None:
         """Record what is about to run, where and how.
 
-        `vanishing` of the data: an estimate of the weight decays that kill its signals in an MLP.
+        `vanishing` of the data: an estimate of the weight decays that kill its signals in an MLP. `path` of the
+        environment: the one taken, after those that an interrupted run took before.
         """
+        before = self.run.info.get("environment", {}).get("path", "") if self.resumed else ""
+        if before and before.split("; then ")[-1] != environment["path"]:
+            environment = environment | {"path": f"{before}; then {environment['path']}"}
         facts: dict[str, Any] = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
         layers = getattr(settings.model, "num_layers", 0)
         if settings.optim.penalty == "all" and layers >= 2:
             facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
         self.run.start(settings.as_dict(), environment, facts)
 
-    def measure(self, step: int) -> None:
-        """Write the metric rows of this step, unless an earlier attempt did.
+    def measure(self, step: int, moments: tuple[Collected, Collected] | None = None) -> None:
+        """Write the metric rows of this step, unless an earlier attempt did; arguments as for `Measurer.rows`.
 
         Raises:
-            Diverged: the features are no longer finite.
+            Diverged: the step after the last look at the loss did it.
         """
-        if step <= self.measurer.last_step:
-            return
-        try:
-            rows = self.measurer.rows(step)
-        except UserError:  # the step after the last look at the loss did it
-            raise Diverged(step) from None
-        self.append(rows)
+        if step > self.measurer.last_step:
+            self.append(self.measurer.rows(step, moments))
 
     def save(self, step: int) -> None:
         """Write a checkpoint."""
