@@ -81,6 +81,7 @@ def oracle(h, y, w, b, r):
         "cka_first_columns": cka(h[:, :t], y),
         "linear_mse": np.mean((np.c_[h, np.ones(n)] @ affine - y) ** 2),
         "linear_mse_uncentred": np.mean((h @ plain - y) ** 2),
+        "weight_rcond": 1 / np.linalg.cond(w),
         "mean_share": np.sum(h.mean(0) ** 2) / np.mean(np.sum(h**2, 1)),
         "feature_rms": np.sqrt(np.mean(np.sum(h**2, 1))),
         "signal_share": np.sum((hc @ w.T) ** 2) / np.sum(yc**2),

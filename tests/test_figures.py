@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from nrc import measure
 from nrc.figures import (
     FIGURES,
     Drawing,
@@ -24,6 +26,7 @@ from nrc.figures import (
     tau_clock,
 )
 from nrc.figures._style import power, scientific, style
+from nrc.metrics import ALIVE
 from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX, R2_GAP_MAX, depth_of_collapse, first_collapsed_layer
 from nrc.record import RunDirectory
 
@@ -65,8 +68,9 @@ def write_run(
     kind: str = "own experts",
     names: list[str] | None = None,
     model: dict | None = None,
+    weakest: float = 1.0,
 ) -> Path:
-    """A finished run whose NRCs decay as exp(-wd tau) and, if asked, vanish after a step."""
+    """A finished run whose NRCs decay as exp(-wd tau) and, if asked, vanish after a step; `weakest`: singular value of W."""
     path = outputs / folder / data / place / f"wd={wd:g}" / f"seed={seed}"
     model = model or {
         "kind": "MLP",
@@ -106,7 +110,7 @@ def write_run(
             "features_start": rng.random((20, 8)),
             "features_end": rng.random((20, 8)),
             "weight_start": rng.normal(size=(n, 8)),
-            "weight_end": rng.normal(size=(n, 8)),
+            "weight_end": np.diag([*[1.0] * (n - 1), weakest]) @ np.eye(n, 8) if n > 1 else np.eye(1, 8),
             "targets": rng.normal(size=(20, n)),
             "sigma": np.diag(np.arange(1.0, n + 1)),
         }
@@ -257,6 +261,24 @@ def test_vanished_features_are_named_and_their_curve_stops(outputs: Path) -> Non
         for text in key.get_texts()
     ]
     assert words.count("× features vanished") == 2  # one for each data set
+
+
+@pytest.mark.parametrize(("weakest", "alive"), [(1.0, 2), (0.101, 2), (0.099, 1)])
+def test_a_collapse_bought_with_a_target_direction_is_named(
+    tmp_path: Path, weakest: float, alive: int
+) -> None:
+    write_run(tmp_path, "prevalence-quick", "reacher", 0.0)
+    path = write_run(tmp_path, "prevalence-quick", "reacher", 0.05, weakest=weakest)
+    (run, _) = Runs(tmp_path, say=quiet).of("prevalence")["reacher"]
+    weight = torch.as_tensor(np.load(path / "snapshots.npz")["weight_end"])
+    metric = measure(torch.randn(20, 8), torch.randn(20, 2), weight)["weight_rcond"]
+    assert run.alive == alive and run.lost_direction == (alive < 2) == (metric < ALIVE)
+    drawing = drawn(sweep.draw, tmp_path)
+    keys = [axes.get_legend() for axes in drawing.figure.axes]
+    words = [text.get_text() for key in keys if key for text in key.get_texts()]
+    assert ("a target direction is dead" in words) == (alive < 2)
+    for caption in (drawing.caption, drawn(prevalence.draw, tmp_path).caption):
+        assert (", a target direction is dead" in caption) == (alive < 2)
 
 
 def test_headline_defaults_to_the_largest_living_weight_decay_and_can_be_given(outputs: Path) -> None:

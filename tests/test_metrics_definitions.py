@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from nrc import Moments, measure
 from nrc.errors import UserError
-from nrc.metrics import METRICS, measure_moments, measure_with_reasons, weight_spectrum
+from nrc.metrics import METRICS, Layer, Undefined, measure_moments, measure_with_reasons, weight_spectrum
 
 SCALE_FREE = [
     *(
@@ -147,7 +147,7 @@ def nan_names(result):
 
 ALIVE_WHEN_VANISHED = {
     *("mse", "r2", "noise_abs", "stable_rank_weights", "linear_mse", "linear_mse_uncentred"),
-    *("feature_rank", "weight_rank", "mean_share", "feature_rms", "signal_share"),
+    *("feature_rank", "weight_rank", "weight_rcond", "mean_share", "feature_rms", "signal_share"),
 }
 
 
@@ -195,6 +195,20 @@ def test_a_rank_deficient_weight_is_reported():
     assert result["feature_weight_alignment_k"] == 2 and 0 <= result["nrc3"] <= 4
 
 
+@pytest.mark.parametrize("second", [1.0, 0.3, 0.0098, 1e-5, 0.0])
+def test_a_dying_target_direction_is_seen_long_before_the_rank_falls(second):
+    """Swimmer at weight decay 5e-2 ended with singular values 1.02 and 0.010, and rank 2."""
+    h, y, _, _ = problem(d=9, t=2)
+    u, v = (np.linalg.qr(np.random.default_rng(5).normal(size=(k, 2)))[0] for k in (2, 9))
+    w = 1.02 * u @ np.diag([1.0, second]) @ v.T
+    for scale in (1.0, 1e-6):  # of the direction, not of the weight
+        values = measure(h, y, (w * scale).astype(np.float32))
+        assert values["weight_rcond"] == pytest.approx(second, rel=1e-3, abs=1e-7)
+        assert values["weight_rank"] == 1 + (second > 1e-6)
+    with pytest.raises(Undefined, match="the weight is zero"):
+        METRICS["weight_rcond"](Layer.of(Moments().update(h, y), w * 0))
+
+
 @pytest.mark.parametrize(("outputs", "dtype"), [(3, np.float32), (9, np.float32), (3, np.float64)])
 def test_rounding_does_not_restore_the_rank_of_a_weight(outputs, dtype):
     h, y, _, _ = problem()
@@ -223,7 +237,7 @@ def test_a_weight_of_another_width_leaves_the_prediction_undefined():
         "noise_alignment",
         "signal_share",
     }
-    assert nan_names(measure_with_reasons(h, y)) >= {"mse", "stable_rank_weights", "weight_rank"}
+    assert nan_names(measure_with_reasons(h, y)) >= {"mse", "weight_rank", "weight_rcond"}
 
 
 def test_a_convolution_is_aligned_on_its_input_channels():

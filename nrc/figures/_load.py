@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nrc.metrics import ALIVE
 from nrc.record import read_run
 
 DATA_ORDER = (
@@ -99,6 +100,19 @@ class Run:
     def vanished(self) -> bool:
         """Whether the features (or the prediction) are gone at the end, so that NRC1 means nothing."""
         return not math.isfinite(self.last("nrc1"))
+
+    @property
+    def alive(self) -> int:
+        """Target directions that the last W reads at the end: as in `weight_rcond`, but counted."""
+        if "weight_end" not in self.snapshots:
+            return 0
+        values = np.linalg.svd(self.snapshots["weight_end"].astype(float), compute_uv=False)
+        return int((values >= ALIVE * values[0]).sum())
+
+    @property
+    def lost_direction(self) -> bool:
+        """Whether a target direction died (`weight_rcond` below `ALIVE`): collapse is then bought with signal."""
+        return "weight_end" in self.snapshots and self.alive < min(self.snapshots["weight_end"].shape)
 
     @cached_property
     def snapshots(self) -> dict[str, np.ndarray]:

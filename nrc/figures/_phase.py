@@ -3,15 +3,13 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from nrc.figures._load import Run
 from nrc.figures._style import number, pretty
 from nrc.figures.prevalence import LAYERS, ends
+from nrc.metrics import ALIVE
 
 RIPE = 10.0  # below this decay budget nothing has had time to decay
 COLLAPSED = 1e-3  # NRC1
-ALIVE = 0.1  # singular value of W over the largest
 SIGNAL = 1e-3  # train R^2
 Groups = dict[float, list[Run]]  # weight decay -> runs, largest first
 Grids = dict[str, Groups]  # feature layer -> its grid
@@ -43,10 +41,7 @@ def alive(group: list[Run]) -> int:
 
 
 def _alive(run: Run) -> int:
-    if run.vanished or run.last("r2") < SIGNAL or "weight_end" not in run.snapshots:
-        return 0
-    values = np.linalg.svd(run.snapshots["weight_end"].astype(float), compute_uv=False)
-    return int((values > ALIVE * values[0]).sum())
+    return 0 if run.vanished or run.last("r2") < SIGNAL else run.alive
 
 
 def borders(groups: Groups) -> list[Border]:
@@ -74,7 +69,7 @@ def caption(data: str, grids: Grids) -> str:
         words = [*_collapse(groups), *_deaths(groups), _errors(groups)]
         said.append(f"{LAYERS[kind][1][0].upper()}{LAYERS[kind][1][1:]}: " + "; ".join(words))
     said.append(
-        "Triangles: a target direction dies (its singular value of W falls below a tenth of the largest, or the train R^2 "
+        f"Triangles: a target direction dies (its singular value of W falls below {ALIVE:g} of the largest, or the train R^2 "
         f"below {SIGNAL:g}), measured between two neighbours of the grid. Dashed: the same estimated from the "
         "covariances Sxx, Sxy of the data for a linear network of as many layers L, none of these runs used: its "
         "layers share their singular values, so a map p u v' costs lambda L/2 p^(2/L); it is stationary where "

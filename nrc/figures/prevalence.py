@@ -25,6 +25,7 @@ from nrc.figures._style import (
     pretty,
     twin,
 )
+from nrc.metrics import ALIVE
 
 LAYERS = {
     "relu": ("prevalence", "ReLU feature layer"),
@@ -160,6 +161,8 @@ def _caption(columns: dict[str, list[Run]], controls: dict[str, list[Run]], kind
             text += f", NRC3 -> {number(ends(main, 'nrc3'))}" if n > 1 else ""
         if kind != "linear":
             text += f", centred first -> {number(ends(main, 'nrc1_centred'))}"
+        if any(run.lost_direction for run in main) and not any(run.vanished for run in main):
+            text += f", a target direction is dead (a singular value of W below {ALIVE:g} of the largest)"
         if controls[data]:
             text += f"; without weight decay NRC1 ends at {number(ends(controls[data], 'nrc1'))}"
         parts.append(text)

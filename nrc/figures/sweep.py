@@ -19,6 +19,7 @@ from nrc.figures._style import (
     scientific,
 )
 from nrc.figures.prevalence import KINDS, ends, sets
+from nrc.metrics import ALIVE
 
 ROWS = [  # metric, split, axis label
     ("mse", "train", "train MSE"),
@@ -102,13 +103,19 @@ def _panel(
         log_axis(panel, top=1.0 if metric in ("nrc1", "nrc2") else None)
 
 
-def _lost(group: list[Run]) -> str:
-    """What has gone wrong at the end, by name; empty when NRC1 and NRC2 are defined in every seed."""
+def _undefined(group: list[Run]) -> str:
+    """Why NRC1 or NRC2 is undefined at the end; empty when both are defined in every seed."""
     for metric in ("nrc1", "nrc2"):
         for run in group:
             if not math.isfinite(run.last(metric)):
                 return run.why(metric) or "undefined"
     return ""
+
+
+def _lost(group: list[Run]) -> str:
+    """What has gone wrong at the end, by name; empty when all target directions are alive in every seed."""
+    dead = any(run.lost_direction for run in group)
+    return _undefined(group) or ("a target direction is dead" if dead else "")
 
 
 def _key(panel: Axes, groups: dict[float, list[Run]], colours: dict[float, tuple[str, str]]) -> None:
@@ -118,10 +125,11 @@ def _key(panel: Axes, groups: dict[float, list[Run]], colours: dict[float, tuple
         colour, line = colours[value]
         label = f"λ = {scientific(value)}" + (f" (λτ = {group[0].budget:.3g})" if value else "")
         lost = _lost(group)
-        mark = {"marker": "x", "ms": 5, "mew": 1.3} if lost else {}
+        cross = bool(_undefined(group))
+        mark = {"marker": "x", "ms": 5, "mew": 1.3} if cross else {}
         handles.append(Line2D([], [], color=colour, ls=line, lw=1.2, label=label, **mark))  # type: ignore[arg-type]
         if lost:
-            handles.append(Line2D([], [], ls="", label=f"× {lost}"))
+            handles.append(Line2D([], [], ls="", label=f"× {lost}" if cross else lost))
     panel.legend(handles=handles, loc="upper center", handlelength=2, labelspacing=0.3, borderaxespad=0)
 
 
@@ -141,7 +149,8 @@ def _caption(columns: dict[str, dict[float, list[Run]]]) -> str:
         parts.append(f"{pretty(data, runs)} at the end, by lambda: " + "; ".join(found))
     note = (
         "Viridis from the largest weight decay (dark) to the smallest, 0 black and dashed; each seed thin, mean thick. "
-        "A cross marks where a quantity stops being defined, and why stands in the key. The budget lambda*tau tells "
+        "A cross marks where a quantity stops being defined, and why stands in the key. A target direction is dead when "
+        f"its singular value of W is below {ALIVE:g} of the largest: collapse is then bought with signal. The budget lambda*tau tells "
         "'does not collapse' from 'not yet': below about 10 nothing has had time to decay. "
     )
     return note + ". ".join(parts) + "."

@@ -16,9 +16,11 @@ from nrc.metrics.assemble import (
 )
 from nrc.metrics.last_layer import gamma_star, nrc3, nrc3_curve
 from nrc.metrics.layer import Layer, Undefined
+from nrc.metrics.layerwise import ALIVE
 from nrc.metrics.linalg import weight_spectrum
 
 __all__ = [
+    "ALIVE",
     "LAST_LAYER",
     "LAYERWISE",
     "METRICS",

@@ -49,6 +49,7 @@ LAYERWISE: dict[str, Callable[[Layer], float]] = {
         "linear_mse_uncentred",
         "feature_rank",
         "weight_rank",
+        "weight_rcond",
         "mean_share",
         "feature_rms",
         "signal_share",

@@ -16,6 +16,7 @@ from nrc.metrics.linalg import fixed_normal, mean_cosine, numerical_rank, outsid
 
 RELEASED_RTOL = 1e-3  # of singular values, in the released code's least squares
 NULL_DRAWS = 20
+ALIVE = 0.1  # of the largest singular value of the last weight: with less, a target direction counts as dead
 
 
 def noise_abs(layer: Layer, k: int | None = None) -> float:
@@ -227,6 +228,22 @@ def weight_rank(layer: Layer) -> float:
     if layer.weight is None:
         raise Undefined("no weight was given")
     return float(layer.weight.rank)
+
+
+def weight_rcond(layer: Layer) -> float:
+    """s_min/s_max over the min(out, d) singular values of W: the reciprocal condition number. [0, 1].
+
+    Of the last weight: 1 when all target directions are read equally, 0 when one is dead. Below `ALIVE` a
+    collapse is bought with a lost direction. For targets of a rank below n it tends to 0 by nature.
+
+    Example:
+        >>> from nrc import Moments
+        >>> h = torch.diag(torch.tensor([2.0, 1.0]))
+        >>> weight_rcond(Layer.of(Moments().update(h, h), weight=torch.tensor([[4.0, 0.0], [0.0, 1.0]])))
+        0.25
+    """
+    values = layer.require_weight().values
+    return float(values[-1] / values[0])
 
 
 def mean_share(layer: Layer) -> float:

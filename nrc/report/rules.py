@@ -14,7 +14,6 @@ COLLAPSED = 0.05  # NRC1, NRC2 and NRC3 below this count as collapsed
 FALL = 10.0  # and at least this much below the start
 EVR_MIN = 0.95
 GAMMA_EDGE = 0.01  # of lambda_min
-ALIVE = 0.01  # smallest over largest singular value of W; below, a target direction is lost
 BUDGET_DONE = 20.0  # below this decay budget lambda*tau "no collapse" may be "not yet"
 GRID = 1000  # points of gamma in the released code
 PAPER, EARLIER, CORRECTED = "as in the paper", "as in the authors' earlier runs", "corrected"
@@ -27,12 +26,6 @@ def start_of(run: Run, metric: str) -> float:
     return float(series.iloc[0]) if len(series) else float("nan")
 
 
-def lost_direction(run: Run) -> bool:
-    """Whether W has lost a target direction, so that collapse is bought with signal."""
-    values = np.linalg.svd(run.snapshots["weight_end"].astype(float), compute_uv=False)
-    return bool(values[-1] < ALIVE * values[0])
-
-
 def _relative(run: Run, metric: str, when: str = "end") -> float:
     """Mean squared distance of raw features over their mean squared length."""
     pick = run.last if when == "end" else (lambda name: start_of(run, name))
@@ -42,7 +35,7 @@ def _relative(run: Run, metric: str, when: str = "end") -> float:
 def collapsed(ends: list[float], starts: list[float], runs: list[Run]) -> bool:
     """Whether every seed ends small, has fallen, and keeps its target directions; NaN counts as not collapsed."""
     fell = all(e < COLLAPSED and e * FALL < s for e, s in zip(ends, starts, strict=True))
-    return fell and not any(lost_direction(run) for run in runs)
+    return fell and not any(run.lost_direction for run in runs)
 
 
 def _falls(case: Case, metric: str, quantity: str, views: list[tuple[str, str, str]]) -> Finding:
@@ -61,7 +54,7 @@ def _falls(case: Case, metric: str, quantity: str, views: list[tuple[str, str, s
     share = float(np.mean([run.last("mean_share") for run in runs]))
     if undefined:
         why = f"undefined: {undefined[0]}"
-    elif any(lost_direction(run) for run in runs):
+    elif any(run.lost_direction for run in runs):
         why = "the weight decay has removed a target direction"
     elif ok:
         why = f"falls from {number(float(np.mean(starts)))}, with all {case.n} target directions alive"
