@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pandas as pd
 
 from nrc.metrics import ALIVE
 from nrc.record import read_run
+from nrc.training.settings import PROTOCOLS
 
 DATA_ORDER = (
     "reacher",
@@ -23,6 +24,7 @@ DATA_ORDER = (
     "utkface",
 )  # as in the papers; others follow in alphabetical order
 Headline = Mapping[str, Mapping[str, float]]  # experiment -> data -> weight decay
+LONG = ("sgemm", "sgemm_decay")  # too long for the quick protocol: any protocol will do, and is named
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +181,17 @@ class Runs:
     def control(self, experiment: str, data: str) -> list[Run]:
         """The runs without weight decay."""
         return [run for run in self.of(experiment).get(data, []) if run.weight_decay == 0]
+
+
+def runs_of(runs: Runs, experiment: str) -> Runs:
+    """The runs in the protocol asked for; for LONG experiments in whichever there is."""
+    if experiment not in LONG or runs.of(experiment):
+        return runs
+    for protocol in PROTOCOLS[::-1]:
+        other = replace(runs, protocol=protocol, _read={})
+        if other.of(experiment):
+            return other
+    return runs
 
 
 def lambda_groups(runs: Sequence[Run]) -> dict[float, list[Run]]:
