@@ -91,7 +91,7 @@ def test_published_tables_mark_no_error_that_any_network_would_reproduce() -> No
 
 
 def test_published_lengths_are_those_of_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """recipes.csv against conf: where the published number of rows is ours, by the clock itself."""
+    """The reference against conf: where the published number of rows is ours, by the clock itself."""
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "scripts"))
     import _compose
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from nrc.metrics import ALIVE
+from nrc.places import PROTOCOLS
 from nrc.record import read_run
-from nrc.training.settings import PROTOCOLS
 
 DATA_ORDER = (
     "reacher",
@@ -24,7 +24,9 @@ DATA_ORDER = (
     "utkface",
 )  # as in the papers; others follow in alphabetical order
 Headline = Mapping[str, Mapping[str, float]]  # experiment -> data -> weight decay
-LONG = ("sgemm", "sgemm_decay")  # too long for the quick protocol: any protocol will do, and is named
+BUDGET_DONE = (
+    20.0  # decay budget lambda*tau from which on what the loss does not hold is gone; before: not yet
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +183,9 @@ class Runs:
     def control(self, experiment: str, data: str) -> list[Run]:
         """The runs without weight decay."""
         return [run for run in self.of(experiment).get(data, []) if run.weight_decay == 0]
+
+
+LONG = ("sgemm", "sgemm_decay")  # too long for the quick protocol: any protocol will do, and is named
 
 
 def runs_of(runs: Runs, experiment: str) -> Runs:

@@ -14,8 +14,8 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from nrc.figures._curves import log_axis
 from nrc.figures._load import Run, Runs
 from nrc.figures._style import C0, C1, C2, GREY, number, pretty, style, whole
+from nrc.places import PROTOCOLS
 from nrc.record import atomic
-from nrc.training.settings import PROTOCOLS
 
 EXPERIMENT = "animation"
 TWO = 2  # targets: the features collapse onto a plane

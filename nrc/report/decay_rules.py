@@ -3,7 +3,8 @@
 Each takes a `Case` and returns a `Finding`; the first line of its docstring is the rule as the report prints it.
 """
 
-from nrc.report.findings import BUDGET_DONE, FAILS, NOT_YET, UNTESTABLE, Case, Finding, View, plural, word
+from nrc.figures._load import BUDGET_DONE
+from nrc.report.findings import FAILS, NOT_YET, UNTESTABLE, Case, Finding, View, plural, word
 from nrc.report.rules import COLLAPSED, CORRECTED, PAPER, collapsed, lost
 
 

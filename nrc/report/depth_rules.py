@@ -5,6 +5,7 @@ Each takes a `Case` and returns a `Finding`; the first line of its docstring is 
 
 import numpy as np
 
+from nrc.figures._depth import first_collapsed
 from nrc.figures._load import Run
 from nrc.metrics.depth import NOISE_MAX, R2_GAP_MAX, first_collapsed_layer
 from nrc.report.deep_rules import TRUE_RANK
@@ -19,7 +20,7 @@ from nrc.report.layers import (
     verdict_on,
 )
 from nrc.report.literature import UNIT_VARIANCE, by_layer, deep_value, environment, line, reach
-from nrc.report.rules import CORRECTED, PAPER, RELEASED, START, start_of
+from nrc.report.rules import CORRECTED, PAPER, RELEASED, START
 
 
 def _split(case: Case) -> str:
@@ -77,28 +78,9 @@ def _published_gap(case: Case) -> float:
 
 
 def collapsed_layers(run: Run, end: str = "", when: str = "end") -> int:
-    """Depth of collapse by the rule of `nrc.metrics.depth`, the affine map judged on held-out rows where they are measured.
-
-    Args:
-        end: "_r1" counts one direction only.
-        when: "start" asks the untrained network, held against the trained one's error.
-    """
-    split = "test" if measured(run, "linear_mse", "test") else "train"
-
-    def at(metric: str, layer: str, part: str = "train") -> float:
-        return run.last(metric, part, layer) if when == "end" else start_of(run, metric, part, layer)
-
-    rows = [
-        {
-            "noise": at(f"noise{end}", layer),
-            "feature_weight_alignment": at(f"feature_weight_alignment{end}", layer),
-            "linear_mse": at("linear_mse", layer, split),
-        }
-        for layer in run.layers
-    ]
-    sigma = run.snapshots["sigma"]
-    first = first_collapsed_layer(rows, run.last("mse", split=split), float(np.trace(sigma)) / len(sigma))
-    return 0 if first is None else len(rows) - first + 1
+    """How many layers are collapsed, down to the output; arguments as for `first_collapsed`."""
+    first = first_collapsed(run, end, when)
+    return 0 if first is None else len(run.layers) - first + 1
 
 
 def _published_depth(run: Run) -> float:

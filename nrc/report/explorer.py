@@ -10,8 +10,8 @@ import numpy as np
 
 from nrc.figures._load import LONG, Run, Runs
 from nrc.metrics import METRICS
+from nrc.places import PROTOCOLS
 from nrc.report.scorecard import title
-from nrc.training.settings import PROTOCOLS
 
 POINTS = 80  # at most so many per curve
 DIGITS = 4

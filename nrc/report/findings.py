@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nrc.figures._load import Run
+from nrc.figures._load import BUDGET_DONE, Run
 from nrc.metrics.layer import TARGET_RANK_TOLERANCE
 
 HOLDS, FAILS, UNTESTABLE, NOT_RUN = "holds", "does not hold", "not testable here", "not run"
 NOT_YET = "not yet"  # does not hold, after a decay budget that is too small to tell this from "not yet"
-BUDGET_DONE = 20.0  # the decay budget lambda*tau from which on it does not mean that any more
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import nn
 
 from nrc.data import RegressionData
 from nrc.errors import UserError
+from nrc.places import PROTOCOLS
 
-PROTOCOLS = ("quick", "accelerated", "paper")
 PENALTIES = ("all", "ufm")
 MOST_MEASURED = 10_000_000  # steps at which a run may measure: their list must fit into memory
 
