@@ -55,14 +55,20 @@ def predictability(case: Case) -> Finding:
     )
     beside = {START: starts}
     theirs = _published_gap(case)
-    beside |= beside_published(case, theirs, theirs <= R2_GAP_MAX)
+    beside |= beside_published(case, theirs, theirs <= R2_GAP_MAX, "train rows")
     beside |= {f"first layer, {case.main[0].layers[0]}": [_first_gap(case, run, split) for run in case.main]}
     beside |= case.controls(gap)
     model = number(case.main[0].last("mse", split))
     by = f"{layer_by_layer(case, 'linear_mse', split)}; model {model} ({'held-out' if split == 'test' else 'train'})"
     quantity = f"gap of the linear map, mean of {span(case)}"
     return Finding(
-        quantity, values, beside, verdict, "; ".join(w for w in (why, by) if w), views, reach(values, theirs)
+        quantity,
+        values,
+        beside,
+        verdict,
+        "; ".join(w for w in (why, by) if w),
+        views,
+        reach(judge("linear_mse", "train")[0], theirs),  # as theirs was measured
     )
 
 
@@ -102,7 +108,7 @@ def depth(case: Case) -> Finding:
     total = len(run.layers)
     beside = {START: starts}
     theirs = _published_depth(run)
-    beside |= beside_published(case, theirs, theirs >= 2)
+    beside |= beside_published(case, theirs, theirs >= 2, "train rows")
     green = line(run, "first_collapsed_layer")
     beside |= {"published green line (no rule given)": [total - green + 1]} if np.isfinite(green) else {}
     beside |= case.controls(lambda other: float(collapsed_layers(other)))

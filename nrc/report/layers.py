@@ -60,15 +60,18 @@ def layer_by_layer(case: Case, metric: str, split: str = "train") -> str:
     return "by layer: " + ", ".join(number(run.last(metric, split, name)) for name in run.layers)
 
 
-def beside_published(case: Case, value: float, good: bool) -> dict[str, list[float]]:
-    """The published value and what the bound says of it; {} when nothing was published."""
+def beside_published(case: Case, value: float, good: bool, how: str = "") -> dict[str, list[float]]:
+    """The published value, how it was measured, and what the bound says of it; {} when nothing was published."""
     if not np.isfinite(value):
         return {}
     run = case.main[0]
-    details = [] if run.kind == "paper" else ["other data"]
-    if how := DIRECTIONS.get(environment(run.data)):
-        details.append(f"{how} directions")
-    where = f" ({', '.join(details)})" if details else ""
+    directions = DIRECTIONS.get(environment(run.data))
+    details = [
+        "other data" if run.kind != "paper" else "",
+        f"{directions} directions" if directions else "",
+        how,
+    ]
+    where = f" ({', '.join(filter(None, details))})" if any(details) else ""
     return {f"published{where}, by this bound: {word(good)}": [value]}
 
 
