@@ -10,7 +10,7 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
 import _compose  # noqa: E402
-from reproduce_figures import EXPERIMENTS, wanted  # noqa: E402
+from reproduce_figures import EXPERIMENTS, QUICK_ONLY, wanted  # noqa: E402
 
 from nrc.check import check, read_expectations  # noqa: E402
 from nrc.data import LowRank  # noqa: E402
@@ -43,7 +43,7 @@ def test_runs_in_the_pool_equal_runs_alone(tmp_path: Path) -> None:
 
 def test_no_two_settings_share_a_directory() -> None:
     seen: dict[Path, RunSettings] = {}
-    for experiment, data in EXPERIMENTS:
+    for experiment, data in EXPERIMENTS + QUICK_ONLY:
         for member in _compose.sweep_members(experiment, data, "quick", Path("outputs")):
             assert seen.setdefault(member.directory, member.settings) == member.settings
     assert len(seen) > 50
