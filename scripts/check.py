@@ -1,4 +1,4 @@
-"""Compare the runs with the committed expectations; exit status 1 when one does not hold.
+"""Compare the runs with the committed expectations and verdicts; exit status 1 when one does not hold.
 
 python scripts/check.py --dataset all
 """
@@ -10,11 +10,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a
 
 import _cli
 import _compose
-from reproduce_figures import DATASETS, EXPERIMENTS, wanted
+from reproduce_figures import DATASETS, EXPERIMENTS, QUICK_ONLY, wanted
 
 from nrc.check import PROTOCOL, check, read_expectations, table
 from nrc.errors import UserError
 from nrc.places import PROTOCOLS
+from nrc.report.verdicts import verdict_changes
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
             f"the committed expectations are of the {PROTOCOL} protocol, not of the {args.protocol} one; "
             f"make report PROTOCOL={args.protocol} judges its runs by the papers' claims"
         )
-    experiments = [(name, data) for name, data in EXPERIMENTS if wanted(args.dataset, data)]
+    experiments = [(name, data) for name, data in EXPERIMENTS + QUICK_ONLY if wanted(args.dataset, data)]
     planned = [
         member.directory
         for experiment, data in experiments
@@ -36,13 +37,19 @@ def main() -> None:
     ]
     headline = _compose.headlines(experiments, PROTOCOL)
     expectations = [e for e in read_expectations() if wanted(args.dataset, e.data)]
-    if not expectations:
+    changes, compared = verdict_changes(
+        args.outputs, PROTOCOL, headline, lambda data: wanted(args.dataset, data)
+    )
+    if not expectations and not compared:
         raise UserError(f"there are no expectations for {args.dataset}")
     verdicts = check(planned, headline, expectations)
     print(table(verdicts))
     failed = sum(not v.holds for v in verdicts)
     print(f"{len(verdicts) - failed} of {len(verdicts)} expectations hold")
-    sys.exit(1 if failed else 0)
+    for change in changes:
+        print(f"CHANGED {change}")
+    print(f"{compared - len(changes)} of {compared} verdicts are the committed ones")
+    sys.exit(1 if failed or changes else 0)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ import _cli
 import _compose
 from reproduce_figures import EXPERIMENTS, NEEDS_FILE
 
+from nrc.figures import Runs
 from nrc.report.html import write_report
+from nrc.report.scorecard import scorecard
+from nrc.report.verdicts import VERDICTS, write_verdicts
 
 
 def main() -> None:
@@ -20,9 +23,18 @@ def main() -> None:
     parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: OUTPUTS/report)")
+    parser.add_argument(
+        "--write-verdicts",
+        action="store_true",
+        help="make today's verdicts the committed ones, and no report",
+    )
     args = parser.parse_args()
     _cli.existing_folder(args.outputs)
     headline = _compose.headlines(EXPERIMENTS + NEEDS_FILE, args.protocol)
+    if args.write_verdicts:
+        runs = Runs(args.outputs, args.protocol, headline, say=lambda line: None)
+        print(f"{VERDICTS}: {write_verdicts(scorecard(runs))} verdicts written")
+        return
     for path in write_report(args.outputs, args.protocol, headline=headline, folder=args.folder):
         print(path)
 

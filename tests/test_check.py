@@ -290,6 +290,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module._compose, "headlines", lambda *a: HEADLINE)
+    monkeypatch.setattr(module, "verdict_changes", lambda *a: ([], 0))
     return module
 
 

@@ -14,7 +14,7 @@ CONF = REPO / "conf"
 sys.path.insert(0, str(REPO / "scripts"))
 
 import _compose  # noqa: E402
-from reproduce_figures import EXPERIMENTS, LONG_IMAGES, NEEDS_FILE  # noqa: E402
+from reproduce_figures import EXPERIMENTS, LONG_IMAGES, NEEDS_FILE, QUICK_ONLY  # noqa: E402
 
 from nrc.errors import UserError  # noqa: E402
 from nrc.training import RunSettings  # noqa: E402
@@ -59,7 +59,7 @@ def test_every_experiment_composes_and_says_how_to_run_it(experiment: str) -> No
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"  # Hydra wants this first
     assert lines[1].startswith("# python scripts/train.py") and f"experiment={experiment}" in lines[1]
-    assert experiment in {name for name, _ in EXPERIMENTS + NEEDS_FILE + LONG_IMAGES}, (
+    assert experiment in {name for name, _ in EXPERIMENTS + NEEDS_FILE + LONG_IMAGES + QUICK_ONLY}, (
         "an experiment that no figure is made from"
     )
 

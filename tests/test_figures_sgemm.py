@@ -24,15 +24,19 @@ EXTRA = (
 
 
 def write_run(
-    outputs: Path, experiment: str, wd: float, changed: dict[tuple[str, int], float] | None = None
+    outputs: Path,
+    experiment: str,
+    wd: float,
+    changed: dict[tuple[str, int], float] | None = None,
+    protocol: str = "quick",
 ) -> None:
     """A finished run that measures exactly what was published, but for what is `changed`."""
-    path = outputs / f"{experiment}-quick" / "sgemm" / f"wd={wd:g}" / "seed=0"
+    path = outputs / f"{experiment}-{protocol}" / "sgemm" / f"wd={wd:g}" / "seed=0"
     identity = {
         "data": {"name": "sgemm", "sha256": "0" * 64},
         "model": {"kind": "MLP", "num_layers": 8, "width": 512, "bias": False},
         "optim": {"weight_decay": wd},
-        "protocol": {"name": "quick"},
+        "protocol": {"name": protocol},
         "seed": 0,
     }
     run = RunDirectory.open(path, identity)
@@ -97,6 +101,47 @@ def test_what_is_drawn_is_what_was_measured(tmp_path: Path) -> None:
         "lambda 0.0001 (budget 0.001, factor 1)" in decay.caption and "lambda 0 (budget 0, " in decay.caption
     )
     assert set(decay.table["weight_decay"]) == {0.0, 1e-4, 1e-3}
+
+
+def test_whatever_protocol_was_run_is_drawn_and_named(tmp_path: Path) -> None:
+    """Too long for the quick protocol: without such runs those of another are taken, and commands and captions say so."""
+    for wd in (0.0, 1e-3):
+        write_run(tmp_path, "sgemm_decay", wd, protocol="accelerated")
+    write_run(tmp_path, "sgemm", 1e-3, protocol="accelerated")
+    main, decay = drawings(tmp_path)
+    for drawing in (main, decay):
+        assert drawing.caption.startswith("Accelerated protocol") and "README" not in drawing.caption
+        assert "protocol=accelerated" in drawing.commands[0]
+    assert "accelerated protocol" in main.figure._suptitle.get_text()  # type: ignore[attr-defined]
+    write_run(tmp_path, "sgemm", 1e-3)
+    quick = drawings(tmp_path)[0]
+    assert (
+        quick.caption.startswith("Quick protocol")
+        and "the README is of protocol=accelerated" in quick.caption
+    )
+    assert "protocol=quick" in quick.commands[0]
+
+
+def test_the_table_says_where_collapse_begins_and_what_the_decay_does(tmp_path: Path) -> None:
+    write_run(tmp_path, "sgemm", 1e-3)
+    for wd in (0.0, 1e-4, 1e-3):
+        write_run(tmp_path, "sgemm_decay", wd, {("noise", 3): 0.123} if wd == 1e-4 else {})
+    main, decay = drawings(tmp_path)
+    text = main.extras["sgemm_table.md"]
+    assert "r = 4: none measured, none published; r = 1: fc7 measured, fc7 published" in text
+    assert "stands at fc5" in text and "never exceeds 0.88" in text and "**Quick protocol**" in text
+    assert "The table in the README is of the accelerated protocol." in text
+    row = next(line for line in text.splitlines() if line.startswith("| noise, r = 4 | 0.0001 | 0.001 |"))
+    assert row.split(" | ")[5] == "0.123"
+    assert (
+        text.count("| stable rank of W |") == 3 and "Train MSE at the end, by lambda: 0.001: 0.0015" in text
+    )
+    assert decay.extras == {}
+    # the ablation is written even where it was run alone
+    alone = tmp_path / "alone"
+    for wd in (0.0, 1e-3):
+        write_run(alone, "sgemm_decay", wd)
+    assert "Weight-decay ablation" in drawings(alone)[0].extras["sgemm_table.md"]
 
 
 def test_nothing_to_draw_without_runs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
 import _compose  # noqa: E402
-from reproduce_figures import EXPERIMENTS, parts, wanted  # noqa: E402
+from reproduce_figures import EXPERIMENTS, QUICK_ONLY, parts, wanted  # noqa: E402
 
 from nrc.check import check, read_expectations  # noqa: E402
 from nrc.data import LowRank  # noqa: E402
@@ -47,7 +47,7 @@ def members() -> list[Member]:
     """All runs of the reproduction."""
     return [
         member
-        for experiment, data in EXPERIMENTS
+        for experiment, data in EXPERIMENTS + QUICK_ONLY
         for member in _compose.sweep_members(experiment, data, "quick", Path("outputs/none"))
     ]
 

@@ -97,6 +97,19 @@ def test_one_target_and_missing_runs_are_no_crash(tmp_path: Path) -> None:
         )  # K has no shape, there is no scatter
 
 
+def test_a_run_that_the_theory_cannot_be_asked_of_is_left_out_with_its_k(outputs: Path) -> None:
+    """W vanished although the features have not: the other seed is compared with its own K, not with this one's."""
+    for seed, size in ((1, 0.0), (2, 1.0)):
+        path = theory_run(outputs, "prevalence-quick", 0.1, seed=seed)
+        shots = dict(np.load(path / "snapshots.npz"))
+        np.savez(path / "snapshots.npz", **(shots | {"weight_end": size * shots["weight_end"]}))
+        sealed(path)
+    drawing = drawn(theory.draw, outputs)
+    below = drawing.table[drawing.table["series"] == "weight decay, relu"]
+    assert sorted(set(below["seed"])) == [0, 2]
+    assert "relu, lambda 0.1: correlation 1.000, largest deviation 0%" in drawing.caption
+
+
 def test_fit_finds_gamma_and_the_gamma_of_the_decay() -> None:
     """A K that is the coded optimum: both gammas are n^2 lambda_H lambda_W."""
     lh, lw = 0.3, 0.05

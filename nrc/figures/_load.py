@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nrc.metrics import ALIVE
+from nrc.places import PROTOCOLS
 from nrc.record import read_run
 
 DATA_ORDER = (
@@ -189,6 +190,20 @@ class Runs:
     def control(self, experiment: str, data: str) -> list[Run]:
         """The runs without weight decay."""
         return [run for run in self.of(experiment).get(data, []) if run.weight_decay == 0]
+
+
+LONG = ("sgemm", "sgemm_decay")  # too long for the quick protocol: any protocol will do, and is named
+
+
+def runs_of(runs: Runs, experiment: str) -> Runs:
+    """The runs in the protocol asked for; for LONG experiments in whichever there is."""
+    if experiment not in LONG or runs.of(experiment):
+        return runs
+    for protocol in PROTOCOLS[::-1]:
+        other = replace(runs, protocol=protocol, _read={})
+        if other.of(experiment):
+            return other
+    return runs
 
 
 def lambda_groups(runs: Sequence[Run]) -> dict[float, list[Run]]:

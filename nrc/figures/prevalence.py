@@ -27,6 +27,7 @@ from nrc.figures._style import (
     pretty,
     twin,
 )
+from nrc.metrics import ALIVE
 
 LAYERS = {
     "relu": ("prevalence", "ReLU feature layer"),
@@ -175,6 +176,8 @@ def _caption(columns: dict[str, list[Run]], controls: dict[str, list[Run]], kind
             text += f" ({words})" if (words := lost(main)) else ""
         if kind != "linear":
             text += f", centred first -> {number(ends(main, 'nrc1_centred'))}"
+        if any(run.lost_direction for run in main) and not any(run.vanished for run in main):
+            text += f", a target direction is dead (a singular value of W below {ALIVE:g} of the largest)"
         if controls[data]:
             text += f"; without weight decay NRC1 ends at {number(ends(controls[data], 'nrc1'))}"
         parts.append(text)

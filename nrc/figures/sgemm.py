@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nrc.figures._curves import Sheet, log_axis
 from nrc.figures._layers import NULL, TARGET, Panels
-from nrc.figures._load import Run, Runs, lambda_groups
+from nrc.figures._load import Run, Runs, lambda_groups, runs_of
 from nrc.figures._reference import curve
 from nrc.figures._style import (
     C0,
@@ -26,7 +26,16 @@ from nrc.figures._style import (
     number,
     scientific,
 )
-from nrc.figures.sgemm_table import ASKED, compare, first_collapsed, line, markdown, score, tolerance
+from nrc.figures.sgemm_table import (
+    ASKED,
+    ablation,
+    compare,
+    first_collapsed,
+    line,
+    markdown,
+    score,
+    tolerance,
+)
 
 BAND = {"color": PUBLISHED, "alpha": 0.16, "lw": 0}
 PANELS = [  # metric, its null, title, y label
@@ -54,16 +63,20 @@ LOGARITHMIC = ("linear_mse", "stable_rank_covariance", "stable_rank_weights")
 def draw(runs: Runs) -> list[Drawing]:
     """`sgemm`: layer by layer against the published curves; `sgemm_decay`: what the weight decay does."""
     drawings = []
-    main = runs.headline("sgemm", "sgemm")
+    main = runs_of(runs, "sgemm").headline("sgemm", "sgemm")
+    groups = lambda_groups(runs_of(runs, "sgemm_decay").of("sgemm_decay").get("sgemm", []))
+    if len(groups) < 2:
+        groups = {}
+    text = (markdown(compare(main), main) if main else "") + (ablation(groups) if groups else "")
+    extras = {"sgemm_table.md": text} if text else {}
     if main:
-        drawings.append(_against_published(runs, main))
-    groups = lambda_groups(runs.of("sgemm_decay").get("sgemm", []))
-    if len(groups) > 1:
-        drawings.append(_decay(runs, groups))
+        drawings.append(_against_published(main, extras))
+    if groups:
+        drawings.append(_decay(groups, {} if main else extras))
     return drawings
 
 
-def _against_published(runs: Runs, main: list[Run]) -> Drawing:
+def _against_published(main: list[Run], extras: dict[str, str]) -> Drawing:
     panels = Panels(Sheet("layer"), main, [])
     table = compare(main)
     figure = new_figure(WIDE, 3.7)
@@ -86,10 +99,11 @@ def _against_published(runs: Runs, main: list[Run]) -> Drawing:
         axes.set_xlabel("layer (input of fc k)")
     run = main[0]
     figure.suptitle(
-        f"SGEMM, the paper's own rows, λ = {scientific(run.weight_decay)},  λτ = {run.budget:.3g}", fontsize=9
+        f"SGEMM, the paper's own rows, {run.protocol} protocol, λ = {scientific(run.weight_decay)},  λτ = {run.budget:.3g}",
+        fontsize=9,
     )
     footer(figure, main)
-    command = f"python scripts/train.py experiment=sgemm protocol={runs.protocol} data.path=sgemm_product.csv"
+    command = f"python scripts/train.py experiment=sgemm protocol={run.protocol} data.path=sgemm_product.csv"
     return Drawing(
         "sgemm",
         "SGEMM against the published curves",
@@ -98,10 +112,7 @@ def _against_published(runs: Runs, main: list[Run]) -> Drawing:
         panels.sheet.table(),
         main,
         [command],
-        {
-            "sgemm_table.csv": table.to_csv(index=False, lineterminator="\n"),
-            "sgemm_table.md": markdown(table, main),
-        },
+        {"sgemm_table.csv": table.to_csv(index=False, lineterminator="\n"), **extras},
     )
 
 
@@ -159,7 +170,8 @@ def _caption(table: pd.DataFrame, main: list[Run]) -> str:
         for d in (4, 1)
     ]
     return (
-        f"The paper's own 193,280 train rows, so the curves should lie on the published ones (one run, seed unknown). "
+        f"{_which(main[0])} The paper's own 193,280 train rows, so the curves should lie on the published ones (one run, "
+        "seed unknown). "
         f"Grey band: within 15 % or 0.05. At fc1-fc{ASKED} {score(table)} are"
         + (f"; outside: {named}" if named else "")
         + f". First collapsed layer by our rule on both, {'; '.join(starts)}; the paper's green line stands at "
@@ -170,7 +182,15 @@ def _caption(table: pd.DataFrame, main: list[Run]) -> str:
     )
 
 
-def _decay(runs: Runs, groups: dict[float, list[Run]]) -> Drawing:
+def _which(run: Run) -> str:
+    """Which protocol this is, and that the README's table is of the accelerated one."""
+    said = f"{run.protocol.capitalize()} protocol, {run.info['steps']:,} steps, tau {run.tau:,.0f}"
+    if run.protocol == "quick":
+        said += "; too short for the published end values: the table in the README is of protocol=accelerated"
+    return said + "."
+
+
+def _decay(groups: dict[float, list[Run]], extras: dict[str, str]) -> Drawing:
     sheet, everything = Sheet("layer"), [run for group in groups.values() for run in group]
     colours = lambda_colours(list(groups))
     figure = new_figure(WIDE, 2.3)
@@ -191,10 +211,13 @@ def _decay(runs: Runs, groups: dict[float, list[Run]]) -> Drawing:
     ]
     legend_below(figure, handles, 4)
     footer(figure, everything)
-    command = f"python scripts/train.py -m experiment=sgemm_decay protocol={runs.protocol} data.path=sgemm_product.csv"
+    protocol = everything[0].protocol
+    command = (
+        f"python scripts/train.py -m experiment=sgemm_decay protocol={protocol} data.path=sgemm_product.csv"
+    )
     return Drawing(
         "sgemm_decay", "SGEMM: what the weight decay does", _decay_caption(groups), figure, sheet.table(),
-        everything, [command],
+        everything, [command], extras,
     )  # fmt: skip
 
 
@@ -214,7 +237,7 @@ def _decay_caption(groups: dict[float, list[Run]]) -> str:
             f"{number(noise)}, {number(cosine)}, {number(rank)}"
         )
     return (
-        "Layer by layer at the end of the run, by weight decay. The decay budget lambda*tau stands beside each: a weight "
+        f"{_which(next(iter(groups.values()))[0])} Layer by layer at the end of the run, by weight decay. The decay budget lambda*tau stands beside each: a weight "
         "that the loss does not hold shrinks by the factor exp(-budget). Where that factor is near 1 the decay has had no "
         "time to act, and such curves do not differ from lambda = 0 because of it. Noise (r = 1), alignment (r = 1) and "
         f"stable rank of W at fc5: {'; '.join(said)}. No published curve is drawn: the paper's figure 9 was not digitised."

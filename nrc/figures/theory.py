@@ -56,7 +56,7 @@ def draw(runs: Runs) -> list[Drawing]:
         panel.set_xlabel("element of the theory's K")
     for panel in grid[:, 0]:
         panel.set_ylabel("element of the measured K = WWᵀ")
-    legend_below(figure, _key(free, rows), 4 if len(columns) > 1 else 2)
+    legend_below(figure, _key(free, rows), 4 if len(columns) > 2 else 2)
     footer(figure, used, features=False)
     return [
         Drawing(
@@ -140,16 +140,16 @@ def _decay_panel(sheet: Sheet, panel: Axes, data: str, kinds: dict[str, list[Run
         return []
     said, lines = [], []
     for kind, found in kinds.items():
-        fits = []
+        fits, grams = [], []
         for run in found:
             try:
                 fits.append(fit_theory(run.snapshots["weight_end"], run.snapshots["sigma"], run.weight_decay))
             except Undefined:
                 continue
+            grams.append(gram(run.snapshots["weight_end"]))
             _points(sheet, panel, run, fits[-1].gram, f"weight decay, {kind}", COLOURS[kind])
         if not fits:
             continue
-        grams = [gram(run.snapshots["weight_end"]) for run in found]
         worst = max(deviation(k, f.gram) for k, f in zip(grams, fits, strict=True))
         gamma = np.mean([f.gamma / f.lambda_min for f in fits])
         alone = np.mean([f.gamma_from_decay / f.lambda_min for f in fits])

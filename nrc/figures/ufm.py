@@ -58,11 +58,11 @@ def _all(groups: Groups) -> list[Run]:
     return [run for found in groups.values() for group in found.values() for run in group]
 
 
-def predicted(run: Run) -> ufm.Optimum:
+def predicted(run: Run, loss: str = "coded") -> ufm.Optimum:
     """The UFM's minimum for the penalties and the targets of a run; the coded loss is 0.5 x the mean."""
     # 0.5 * mean over samples and targets is the coded loss; another scale only rescales the penalties
     strength = run.weight_decay * 0.5 / float(run.settings["optim"].get("loss_scale", 0.5))
-    return ufm.optimum(run.snapshots["sigma"], strength, strength, loss="coded")
+    return ufm.optimum(run.snapshots["sigma"].astype(float), strength, strength, loss=loss)
 
 
 def _sweep(groups: Groups) -> Drawing:
@@ -137,7 +137,7 @@ def _norms(groups: Groups) -> Drawing:
         Line2D([], [], color=GREY, lw=1.0, label="theory, |wⱼ|"),
         Line2D([], [], color=C0, marker="o", ls="", label="|w₁|, |w₂|, … after (hollow: before)"),
     ]
-    legend_below(figure, handles, 4 if len(groups) > 1 else 2)
+    legend_below(figure, handles, 4 if len(groups) > 2 else 2)
     footer(figure, _all(groups))
     caption = (
         "Above the size of the features during training, with the theory's sqrt(tr K) at the right edge; below the "

@@ -22,7 +22,7 @@
     const experiments = Object.keys(all.experiments);
     const first = experiments.find((e) => e.startsWith("prevalence-")) || experiments[0];
     fill($("experiment"), experiments, undefined, first);
-    fill($("data"), Object.keys(all.experiments[$("experiment").value]), (d) => all.labels[d]);
+    fill($("data"), Object.keys(all.experiments[$("experiment").value]), (d) => all.labels[$("experiment").value][d]);
     const decays = unique(runsHere().map((r) => r.wd)).sort((a, b) => b - a);
     fill($("wd"), ["all", ...decays], (v) => (v === "all" ? "all" : `λ = ${v}`));
     const layers = Object.keys(runsHere()[0].layers);
@@ -102,6 +102,9 @@
   }
 
   function table(runs, metric) {
+    const layerwise = $("x").value === "layer";
+    $("first").textContent = layerwise ? "First layer" : "Start";
+    $("last").textContent = layerwise ? "Last layer" : "End";
     $("values").querySelector("tbody").replaceChildren(...runs.map((r) => {
       const y = curve(r, metric).y, known = y.filter((v) => v !== null);
       const row = document.createElement("tr");

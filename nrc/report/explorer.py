@@ -8,10 +8,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from nrc.figures._load import Run, Runs
+from nrc.figures._load import LONG, Run, Runs
 from nrc.metrics import METRICS
 from nrc.places import PROTOCOLS
-from nrc.report.scorecard import LONG, title
+from nrc.report.scorecard import title
 
 POINTS = 80  # at most so many per curve
 DIGITS = 4
@@ -32,18 +32,19 @@ def folders(runs: Runs) -> list[str]:
 
 def data(runs: Runs) -> dict[str, Any]:
     """Everything the page's script draws: curves by experiment and data set, and what each metric is."""
-    experiments = {}
+    experiments, labels = {}, {}
     for folder in folders(runs):
-        sets = {name: [_curves(run) for run in found] for name, found in runs_in(runs, folder).items()}
-        if sets:
-            experiments[folder] = sets
+        here = runs_in(runs, folder)
+        if here:
+            experiments[folder] = {name: [_curves(run) for run in found] for name, found in here.items()}
+            labels[folder] = {name: title(name, found) for name, found in here.items()}
     used = {
         m for sets in experiments.values() for found in sets.values() for run in found for m in _names(run)
     }
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 1, 21))
     return {
         "experiments": experiments,
-        "labels": {d: title(d) for sets in experiments.values() for d in sets},
+        "labels": labels,
         "about": {name: words for name in sorted(used) if (words := about(name))},
         "viridis": [matplotlib.colors.to_hex(shade) for shade in shades],
     }

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nrc.figures._load import Run
+from nrc.figures._load import BUDGET_DONE, Run
 from nrc.metrics.layer import TARGET_RANK_TOLERANCE
 
 HOLDS, FAILS, UNTESTABLE, NOT_RUN = "holds", "does not hold", "not testable here", "not run"
+NOT_YET = "not yet"  # does not hold, after a decay budget that is too small to tell this from "not yet"
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,11 @@ class Finding:
     Attributes:
         quantity: what is measured, in words.
         measured: one value per seed.
-        beside: name of a null or control -> its values.
-        verdict, why: one of HOLDS, FAILS, UNTESTABLE; the reason in one sentence.
+        beside: name of a null, a control or a published value -> its values.
+        verdict, why: one of HOLDS, FAILS, NOT_YET, UNTESTABLE; the reason in one sentence.
         views: the same judged by other ways of measuring.
+        reach: how far this goes beside the published value ("further than published"); "" without one.
+        runs: runs judged that are neither headline nor control.
     """
 
     quantity: str
@@ -48,6 +51,8 @@ class Finding:
     verdict: str
     why: str
     views: list[View] = field(default_factory=list)
+    reach: str = ""
+    runs: Sequence[Run] = ()
 
     @property
     def depends_on_view(self) -> bool:
@@ -63,11 +68,13 @@ class Case:
         main: the runs at the headline weight decay, one per seed (at least one).
         control: those without weight decay.
         groups: all runs by weight decay, largest first.
+        published_tau: how long the published run of this recipe was; NaN if nothing is known of it.
     """
 
     main: Sequence[Run]
     control: Sequence[Run]
     groups: dict[float, list[Run]]
+    published_tau: float = math.nan
 
     @property
     def n(self) -> int:
@@ -85,6 +92,18 @@ class Case:
         """tr(Sigma)/n, the MSE of predicting the mean."""
         return float(np.trace(self.main[0].snapshots["sigma"])) / self.n
 
+    @property
+    def clock(self) -> str:
+        """How long was trained, in words: "decay budget 0.065 after 50 % of the published tau"."""
+        run = self.main[0]
+        share = run.tau / self.published_tau
+        part = f" after {100 * share:.3g} % of the published tau" if math.isfinite(share) else ""
+        return f"decay budget {run.budget:.3g}{part}"
+
+    def word(self, ok: bool) -> str:
+        """The verdict on what weight decay brings about: below a budget of 20, failing may mean "not yet"."""
+        return HOLDS if ok else (NOT_YET if self.main[0].budget < BUDGET_DONE else FAILS)
+
     def controls(self, quantity: Callable[[Run], float]) -> dict[str, list[float]]:
         """The same quantity of the runs without weight decay, if there are any."""
         return {"without weight decay": [quantity(run) for run in self.control]} if self.control else {}
@@ -94,9 +113,23 @@ def word(ok: bool) -> str:
     return HOLDS if ok else FAILS
 
 
+def beats(values: Sequence[float], *nulls: Sequence[float]) -> bool:
+    """Whether the mean distance from what is claimed is at most half of every null's; NaN nulls are left out.
+
+    A null at a distance of 0 (or below) is as good as can be: nothing beats it.
+    """
+    rivals = [np.nanmean(null) for null in nulls if np.isfinite(null).any()]
+    return all(rival > 0 and float(np.mean(values)) <= rival / 2 for rival in rivals)
+
+
 def number(value: float) -> str:
     """Three digits, or a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.3g}"
+
+
+def plural(count: int, word: str) -> str:
+    """`1 direction`, `2 directions`."""
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def mean(values: Sequence[float]) -> str:

@@ -21,12 +21,18 @@ from plotly.offline import get_plotlyjs
 from nrc.figures._load import Headline, Run, Runs
 from nrc.record import atomic
 from nrc.report import animation, explorer
-from nrc.report.findings import FAILS, HOLDS, NOT_RUN, UNTESTABLE, mean, value_range
+from nrc.report.findings import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, mean, value_range
 from nrc.report.published import comparisons
 from nrc.report.scorecard import Row, as_table, as_text, scorecard
 
 HERE = Path(__file__).parent
-MARKS = {HOLDS: ("✓", "holds"), FAILS: ("✗", "fails"), UNTESTABLE: ("–", "open"), NOT_RUN: ("·", "absent")}
+MARKS = {
+    HOLDS: ("✓", "holds"),
+    FAILS: ("✗", "fails"),
+    NOT_YET: ("○", "open"),
+    UNTESTABLE: ("–", "open"),
+    NOT_RUN: ("·", "absent"),
+}
 
 
 def write_report(

@@ -4,11 +4,25 @@ Each takes a `Case` and returns a `Finding`; the first line of its docstring is 
 it. The others are in `ufm_rules` and `deep_rules`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from nrc.figures._load import BUDGET_DONE, Run
+from nrc.figures._load import Run
 from nrc.metrics import nrc3_curve
-from nrc.report.findings import HOLDS, UNTESTABLE, Case, Finding, View, number, word
+from nrc.report.findings import (
+    FAILS,
+    HOLDS,
+    UNTESTABLE,
+    Case,
+    Finding,
+    View,
+    beats,
+    number,
+    plural,
+    word,
+)
+from nrc.report.literature import published_gamma
 
 COLLAPSED = 0.05  # NRC1, NRC2 and NRC3 below this count as collapsed
 FALL = 10.0  # and at least this much below the start
@@ -17,11 +31,12 @@ GAMMA_EDGE = 0.01  # of lambda_min
 GRID = 1000  # points of gamma in the released code
 PAPER, EARLIER, CORRECTED = "as in the paper", "as in the authors' earlier runs", "corrected"
 RELEASED = "as in the released code"
+START = "at the start"
 
 
-def start_of(run: Run, metric: str) -> float:
+def start_of(run: Run, metric: str, split: str = "train", layer: str | None = None) -> float:
     """The first measured value; NaN if there is none."""
-    series = run.series(metric)
+    series = run.series(metric, split, layer)
     return float(series.iloc[0]) if len(series) else float("nan")
 
 
@@ -31,56 +46,101 @@ def _relative(run: Run, metric: str, when: str = "end") -> float:
     return float(pick(metric) / pick("feature_rms") ** 2)
 
 
-def collapsed(ends: list[float], starts: list[float], runs: list[Run]) -> bool:
+def _fell(ends: Sequence[float], starts: Sequence[float]) -> bool:
+    return all(e < COLLAPSED and e * FALL < s for e, s in zip(ends, starts, strict=True))
+
+
+def lost(runs: Sequence[Run]) -> bool:
+    """Whether a target direction is dead in a seed, so that a collapse is bought with signal."""
+    return any(run.lost_direction for run in runs)
+
+
+def collapsed(runs: Sequence[Run], *metrics: str) -> bool:
     """Whether every seed ends small, has fallen, and keeps its target directions; NaN counts as not collapsed."""
-    fell = all(e < COLLAPSED and e * FALL < s for e, s in zip(ends, starts, strict=True))
-    return fell and not any(run.lost_direction for run in runs)
+    small = [_fell([r.last(m) for r in runs], [start_of(r, m) for r in runs]) for m in metrics]
+    return all(small) and not lost(runs)
 
 
-def _falls(case: Case, metric: str, quantity: str, views: list[tuple[str, str, str]]) -> Finding:
+def _centred_nrc2(run: Run, when: str) -> float:
+    """NRC2 of the snapshot's features, centred and then scaled to length 1; NaN without that snapshot."""
+    shots = run.snapshots
+    if f"features_{when}" not in shots or f"weight_{when}" not in shots:
+        return float("nan")
+    h = shots[f"features_{when}"].astype(float)
+    h -= h.mean(0)
+    length = np.linalg.norm(h, axis=1, keepdims=True)
+    values, rows = np.linalg.svd(shots[f"weight_{when}"].astype(float), full_matrices=False)[1:]
+    rows = rows[values > max(rows.shape) * np.finfo(np.float32).eps * values[0]]
+    if not length.all():
+        return float("nan")
+    h /= length
+    return float(1 - ((h @ rows.T) ** 2).sum(1).mean())
+
+
+def _falls(
+    case: Case, metric: str, quantity: str, views: list[tuple[str, str, list[float], list[float]]]
+) -> Finding:
     runs = list(case.main)
     ends, starts = [run.last(metric) for run in runs], [start_of(run, metric) for run in runs]
-    ok = collapsed(ends, starts, runs)
+    dead = lost(runs)
+
+    def verdict(fell: bool) -> str:
+        return FAILS if dead else case.word(fell)  # more time brings no direction back
+
     judged = []
-    for name, words, key in views:
-        raw = key.endswith("_raw")
-        these = [_relative(run, key) if raw else run.last(key) for run in runs]
-        before = [_relative(run, key, "start") if raw else start_of(run, key) for run in runs]
+    for name, words, these, before in views:
         fell = float(np.mean(before)) / max(float(np.mean(these)), 1e-300)
         note = f"fell {fell:.2g}-fold only" if max(these) < COLLAPSED and fell < FALL else ""
-        judged.append(View(name, words, these, word(collapsed(these, before, runs)), note))
+        judged.append(View(name, words, these, verdict(_fell(these, before)), note))
     undefined = [run.why(metric) for run in runs if run.why(metric) and not np.isfinite(run.last(metric))]
     share = float(np.mean([run.last("mean_share") for run in runs]))
     if undefined:
         why = f"undefined: {undefined[0]}"
-    elif any(run.lost_direction for run in runs):
-        why = "the weight decay has removed a target direction"
-    elif ok:
+    elif dead:
+        why = f"the weight decay has removed a target direction ({case.clock})"
+    elif _fell(ends, starts):
         why = f"falls from {number(float(np.mean(starts)))}, with all {case.n} target directions alive"
     elif share > 0.3 and max(run.last("nrc1_centred") for run in runs) < COLLAPSED:
-        why = f"centred features do collapse, but their mean ({share:.0%} of the mean square) lies outside the plane"
+        why = (
+            f"centred features do collapse, but their mean ({share:.0%} of the mean square) lies outside the plane; "
+            + case.clock
+        )
     else:
-        why = f"ends above {COLLAPSED:g} or has not fallen tenfold (decay budget {runs[0].budget:.3g})"
-    beside = {"at the start": starts} | case.controls(lambda run: run.last(metric))
-    return Finding(quantity, ends, beside, word(ok), why, judged)
+        why = f"ends above {COLLAPSED:g} or has not fallen tenfold; {case.clock}"
+    beside = {START: starts} | case.controls(lambda run: run.last(metric))
+    return Finding(quantity, ends, beside, FAILS if undefined else verdict(_fell(ends, starts)), why, judged)
+
+
+def _scaled_and_raw(case: Case, metric: str) -> list[tuple[str, str, list[float], list[float]]]:
+    """The views that NRC1 and NRC2 share: name, quantity, values at the end and at the start."""
+    raw = f"{metric}_raw"
+    return [
+        (PAPER, "features scaled to length 1, not centred", *_both(case, metric)),
+        (
+            EARLIER,
+            "raw features; here over their mean square",
+            [_relative(run, raw) for run in case.main],
+            [_relative(run, raw, "start") for run in case.main],
+        ),
+    ]
+
+
+def _both(case: Case, metric: str) -> tuple[list[float], list[float]]:
+    return [run.last(metric) for run in case.main], [start_of(run, metric) for run in case.main]
 
 
 def nrc1(case: Case) -> Finding:
     """Every seed ends below 0.05 and at a tenth of its start or less, with every target direction alive in W."""
-    views = [
-        (PAPER, "features scaled to length 1, not centred", "nrc1"),
-        (EARLIER, "raw features; here over their mean square", "nrc1_raw"),
-        (CORRECTED, "features centred, then scaled to length 1", "nrc1_centred"),
-    ]
-    return _falls(case, "nrc1", "NRC1", views)
+    centred = (CORRECTED, "features centred, then scaled to length 1", *_both(case, "nrc1_centred"))
+    return _falls(case, "nrc1", "NRC1", [*_scaled_and_raw(case, "nrc1"), centred])
 
 
 def nrc2(case: Case) -> Finding:
     """Every seed ends below 0.05 and at a tenth of its start or less, with every target direction alive in W."""
-    views = [
-        (PAPER, "features scaled to length 1, not centred", "nrc2"),
-        (EARLIER, "raw features; here over their mean square", "nrc2_raw"),
-    ]
+    views = _scaled_and_raw(case, "nrc2")
+    ends, starts = ([_centred_nrc2(run, when) for run in case.main] for when in ("end", "start"))
+    if np.isfinite([*ends, *starts]).all():
+        views.append((CORRECTED, "features centred, then scaled; first 256 rows", ends, starts))
     return _falls(case, "nrc2", "NRC2", views)
 
 
@@ -89,12 +149,14 @@ def nrc3(case: Case) -> Finding:
     if case.n == 1:
         return Finding("NRC3", [], {}, UNTESTABLE, "NRC3 is identically 0 for a single target")
     ends = [run.last("nrc3") for run in case.main]
-    starts = [start_of(run, "nrc3") for run in case.main]
-    beside = {"random W, at the start": starts} | case.controls(lambda run: run.last("nrc3"))
+    beside = {f"random W, {START}": [start_of(run, "nrc3") for run in case.main]}
+    beside |= case.controls(lambda run: run.last("nrc3"))
     rival = min(float(np.mean(values)) for values in beside.values())
 
     def verdict(values: list[float]) -> str:
-        return word(all(v < COLLAPSED for v in values) and float(np.mean(values)) <= rival / 2)
+        small = all(v < COLLAPSED for v in values)
+        # NRC3 judges W alone: that it is near Sigma's root before it has learnt anything is no matter of time
+        return case.word(False) if not small else word(beats(values, *beside.values()))
 
     grid = [_grid_nrc3(run) for run in case.main]
     if verdict(ends) == HOLDS:
@@ -102,7 +164,10 @@ def nrc3(case: Case) -> Finding:
     elif all(e < COLLAPSED for e in ends):
         why = f"small, but a null scores {number(rival)}: Sigma is so even here that hardly any W is far from it"
     else:
-        why = f"the best gamma leaves {number(float(np.mean(ends)))}; W W' is another matrix than the shifted root"
+        why = (
+            f"the best gamma leaves {number(float(np.mean(ends)))}; W W' is another matrix than the shifted root "
+            f"({case.clock})"
+        )
     views = [
         View(RELEASED, "gamma from a grid of 1000 points", grid, verdict(grid)),
         View(CORRECTED, "gamma in closed form", ends, verdict(ends)),
@@ -116,84 +181,59 @@ def _grid_nrc3(run: Run) -> float:
     return float(nrc3_curve(run.snapshots["weight_end"], sigma, np.linspace(0, lowest, GRID)).min())
 
 
-def _share_of_first(run: Run, n: int) -> float:
-    return float(sum(run.last(f"evr_{k}") for k in range(1, n + 1)))
-
-
 def evr(case: Case) -> Finding:
-    """In every seed the first n components hold at least 95 % of the variance at the end."""
-    if case.n > 5:
-        return Finding("EVR", [], {}, UNTESTABLE, f"only five components are recorded; n is {case.n}")
-    ends = [_share_of_first(run, case.n) for run in case.main]
-    beside = case.controls(lambda run: _share_of_first(run, case.n))
-    ok = all(e >= EVR_MIN for e in ends)
-    why = f"first {case.n} of {case.main[0].snapshots['features_end'].shape[1]} components"
-    return Finding(f"share of the first {case.n} components", ends, beside, word(ok), why)
+    """In every seed the first n components end with at least 95 % of the variance, missing at most half as much as at the start."""
+    n = case.n
+    if n > 5:
+        return Finding("EVR", [], {}, UNTESTABLE, f"only five components are recorded; n is {n}")
+
+    def share(run: Run, when: str = "end") -> float:
+        pick = run.last if when == "end" else (lambda name: start_of(run, name))
+        return float(sum(pick(f"evr_{k}") for k in range(1, n + 1)))
+
+    def verdict(values: list[float], starts: list[float]) -> str:
+        small = all(v >= EVR_MIN for v in values)
+        clear = beats([1 - v for v in values], [1 - s for s in starts])
+        return word(clear) if small else case.word(False)
+
+    ends, starts = [share(run) for run in case.main], [share(run, "start") for run in case.main]
+    whole, whole_start = (
+        [1 - _relative(run, "nrc1_raw", when) for run in case.main] for when in ("end", "start")
+    )
+    views = [
+        View(PAPER, "of the variance (features centred)", ends, verdict(ends, starts)),
+        View("with the mean", "of the mean square, nothing subtracted", whole, verdict(whole, whole_start)),
+    ]
+    beside = {START: starts} | case.controls(share)
+    why = f"first {n} of {case.main[0].snapshots['features_end'].shape[1]} components; {case.clock}"
+    if verdict(ends, starts) == FAILS and min(ends) >= EVR_MIN:
+        why = f"large, but at the start it was {number(float(np.mean(starts)))}"
+    return Finding(
+        f"share of the first {plural(n, 'component')}", ends, beside, verdict(ends, starts), why, views
+    )
 
 
 def gamma_inside(case: Case) -> Finding:
     """In every seed the best gamma lies between 1 % and 99 % of lambda_min."""
     if case.n == 1:
         return Finding("gamma", [], {}, UNTESTABLE, "NRC3 is identically 0 for a single target")
+
+    def inside(values: list[float]) -> bool:
+        return all(GAMMA_EDGE < v < 1 - GAMMA_EDGE for v in values)
+
     ends = [run.last("nrc3_gamma") for run in case.main]
-    ok = all(GAMMA_EDGE < e < 1 - GAMMA_EDGE for e in ends)
-    edge = "0" if float(np.mean(ends)) < 0.5 else "lambda_min"
-    why = "inside" if ok else f"the minimum lies at the edge, gamma = {edge}"
-    beside = case.controls(lambda run: run.last("nrc3_gamma"))
-    return Finding("best gamma / lambda_min", ends, beside, word(ok), why)
-
-
-def needs_decay(case: Case) -> Finding:
-    """Every run without weight decay ends with NRC1 above 0.05, every one with it below 0.05."""
-
-    def judge(metric: str) -> tuple[str, list[float], list[float]]:
-        without = [run.last(metric) for run in case.control]
-        with_it = [run.last(metric) for run in case.main]
-        if not without or not all(v < COLLAPSED for v in with_it):
-            return UNTESTABLE, without, with_it
-        return word(all(v > COLLAPSED for v in without)), without, with_it
-
-    verdict, without, with_it = judge("nrc1")
-    if not without:
-        why = "there are no runs without weight decay"
-    elif verdict == UNTESTABLE:
-        why = "by NRC1 these features do not collapse with weight decay either: nothing to compare"
+    starts = [start_of(run, "nrc3_gamma") for run in case.main]
+    if inside(ends):
+        why = (
+            "inside; a random W has it inside as well, so this alone shows little"
+            if inside(starts)
+            else "inside"
+        )
     else:
-        why = f"equal length of training; decay budget {case.main[0].budget:.3g} against 0"
-    verdict_c, without_c, _ = judge("nrc1_centred")
-    views = [
-        View(PAPER, "NRC1", without, verdict),
-        View(CORRECTED, "NRC1 of centred features", without_c, verdict_c),
-    ]
-    beside = {"with weight decay": with_it}
-    return Finding("NRC1 without weight decay", without, beside, verdict, why, views)
-
-
-def phase_change(case: Case) -> Finding:
-    """The smallest positive decay whose budget lambda*tau is at least 20 collapses (NRC1 < 0.05), and 0 does not."""
-    runs = case.groups
-    positive = [wd for wd in runs if wd > 0]
-    smallest = min(positive, default=0.0)
-    done = [wd for wd in positive if min(run.budget for run in runs[wd]) >= BUDGET_DONE]
-    if not done or 0.0 not in runs:
-        return Finding("NRC1", [], {}, UNTESTABLE, "needs a sweep with 0 and a long enough run")
-
-    def judge(metric: str) -> tuple[str, list[float]]:
-        values = [run.last(metric) for run in runs[min(done)]]
-        zero = [run.last(metric) for run in runs[0.0]]
-        if min(done) > smallest:
-            return UNTESTABLE, values
-        return word(all(v < COLLAPSED for v in values) and all(v > COLLAPSED for v in zero)), values
-
-    verdict, values = judge("nrc1")
-    beside = {f"lambda = {wd:g}": [r.last("nrc1") for r in g] for wd, g in runs.items() if wd != min(done)}
-    if verdict == UNTESTABLE:
-        budget = min(run.budget for run in runs[smallest])
-        why = f"the smallest decay, {smallest:g}, has a budget of {budget:.2g} only: no collapse may mean not yet"
-    else:
-        why = f"smallest decay {min(done):g}, budget {min(r.budget for r in runs[min(done)]):.3g}"
-    views = [
-        View(PAPER, "NRC1", values, verdict),
-        View(CORRECTED, "NRC1 of centred features", judge("nrc1_centred")[1], judge("nrc1_centred")[0]),
-    ]
-    return Finding(f"NRC1 at lambda = {min(done):g}", values, beside, verdict, why, views)
+        edge = "0" if float(np.mean(ends)) < 0.5 else "lambda_min"
+        why = f"the minimum lies at the edge, gamma = {edge}; {case.clock}"
+    beside = {f"random W, {START}": starts} | case.controls(lambda run: run.last("nrc3_gamma"))
+    theirs = published_gamma(case.main[0].data)
+    if np.isfinite(theirs):
+        beside["published"] = [theirs]
+    return Finding("best gamma / lambda_min", ends, beside, case.word(inside(ends)), why)

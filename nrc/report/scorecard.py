@@ -1,28 +1,37 @@
 """The claims of the two papers, judged on the runs at hand.
 
 `nrc/reference/claims.yaml` says what is claimed and where it should be tested; the rules are the functions of
-`rules`, `ufm_rules` and `deep_rules`.
+the modules RULES.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
 from nrc.errors import UserError
-from nrc.figures._load import Run, Runs, lambda_groups
+from nrc.figures._load import Run, Runs, lambda_groups, runs_of
 from nrc.figures._style import describe_model, pretty
-from nrc.places import PROTOCOLS
-from nrc.report import deep_rules, rules, ufm_rules
+from nrc.report import decay_rules, deep_rules, depth_rules, rules, ufm_rules
 from nrc.report.findings import NOT_RUN, Case, Finding, summary
+from nrc.report.literature import environment, published_tau
 
 CLAIMS = Path(__file__).parents[1] / "reference" / "claims.yaml"
 CONTROLS = {"sgemm": "sgemm_decay"}  # experiments whose runs without weight decay lie elsewhere
-LONG = ("sgemm", "sgemm_decay")  # too long for the quick protocol: any protocol will do, and is named
+GRIDS = {
+    "prevalence": "phase",
+    "prevalence_linear": "phase_linear",
+}  # experiments with more weight decays of the same
 ACRONYMS = ("sgemm",)
-RULES = (rules, ufm_rules, deep_rules)
-MODELS = {"prevalence": "ReLU", "prevalence_linear": "linear"}
+RULES = (rules, decay_rules, ufm_rules, deep_rules, depth_rules)
+MODELS = {"prevalence": "ReLU", "prevalence_linear": "linear", "images": "ResNet"}
+HOMES = {  # data sets that have experiments of their own
+    "low_rank": ("low_rank",),
+    "sgemm": ("sgemm",),
+    "images": ("carla_2d", "carla_1d", "utkface"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Row:
         runs: the runs that were judged; [] when there are none.
         figure: name of the figure that shows it.
         scale: weight decay, decay budget, number of seeds.
-        facts: the same with protocol, kind of data and network.
+        facts: the same with protocol, share of the published tau, kind of data and network.
     """
 
     claim: Claim
@@ -72,9 +81,9 @@ class Row:
         return self.finding.verdict
 
 
-def title(data: str) -> str:
-    """Name of a data set; acronyms stay capital."""
-    return data.upper() if data in ACRONYMS else pretty(data)
+def title(data: str, runs: Sequence[Run] = ()) -> str:
+    """Name of a data set, with its runs also that it is a stand-in; acronyms stay capital."""
+    return data.upper() if data in ACRONYMS else pretty(data, runs)
 
 
 def _rule(name: str):  # type: ignore[no-untyped-def]
@@ -116,48 +125,55 @@ def scorecard(runs: Runs, claims: list[Claim] | None = None) -> list[Row]:
         where = {name: runs_of(runs, name) for name in claim.experiments}
         for experiment, home in where.items():
             found = home.of(experiment)
-            expected = [d for d in claim.data if _belongs(d, experiment)]
+            here = {environment(data) for data in found}
+            expected = [d for d in claim.data if _belongs(d, experiment) and (d in found or d not in here)]
             if runs.datasets is not None:
                 expected = [d for d in expected if d in runs.datasets]
-            for data in [*expected, *(d for d in found if d not in claim.data)]:
+            for data in [*expected, *(d for d in found if d not in expected)]:
                 rows.append(_judge(claim, experiment, data, home))
     return rows
 
 
 def _belongs(data: str, experiment: str) -> bool:
-    """Whether an expected data set is one of this experiment's: `low_rank` and `sgemm` have their own."""
-    own = ("low_rank", "sgemm")
-    return data == experiment if experiment in own else data not in own
+    """Whether an expected data set is one of this experiment's."""
+    elsewhere = [d for sets in HOMES.values() for d in sets]
+    return data in HOMES[experiment] if experiment in HOMES else data not in elsewhere
 
 
-def runs_of(runs: Runs, experiment: str) -> Runs:
-    """The runs in the protocol asked for; for long experiments in whichever there is."""
-    if experiment not in LONG or runs.of(experiment):
-        return runs
-    for protocol in PROTOCOLS:
-        other = replace(runs, protocol=protocol, _read={})
-        if other.of(experiment):
-            return other
-    return runs
+def _groups(home: Runs, experiment: str, data: str) -> dict[float, list[Run]]:
+    """All runs by weight decay, those of the experiment's grid among them; the longest of each seed."""
+    longest: dict[tuple[float, int], Run] = {}
+    for name in (experiment, GRIDS.get(experiment, experiment)):
+        for run in home.of(name).get(data, []):
+            place = (run.weight_decay, run.seed)
+            if run.snapshots and (place not in longest or run.tau > longest[place].tau):
+                longest[place] = run
+    return lambda_groups(list(longest.values()))
 
 
 def _judge(claim: Claim, experiment: str, data: str, home: Runs) -> Row:
     label = MODELS.get(experiment)
-    setting = title(data) + (f", {label}" if label else "")
-    figure = claim.experiments[experiment].format(data=data)
     main = [run for run in home.headline(experiment, data) if run.snapshots]
+    setting = title(data, main) + (f", {label}" if label else "")
+    figure = claim.experiments[experiment].format(data=data)
     if not main:
         finding = Finding("", [], {}, NOT_RUN, f"no finished run of experiment {experiment} on {data}")
         return Row(claim, experiment, data, setting, finding, [], figure, "", "")
     control = home.control(experiment, data)
     if not control and experiment in CONTROLS:
-        control = runs_of(home, CONTROLS[experiment]).control(CONTROLS[experiment], data)
-    case = Case(main, control, lambda_groups(home.of(experiment)[data]))
+        control = home.control(CONTROLS[experiment], data)  # of the same protocol, or the lengths differ
+    case = Case(main, control, _groups(home, experiment, data), published_tau(experiment, data))
     run = main[0]
-    scale = f"λ = {run.weight_decay:g}, λτ = {run.budget:.3g}, {len(main)} seed{'s' if len(main) > 1 else ''}"
-    facts = f"{scale}; {run.protocol} protocol; data: {run.kind}; {describe_model(run)}"
+    scale = f"λ = {run.weight_decay:g}, λτ = {run.budget:.3g}, {_count(main)}"
+    facts = f"{scale}; {run.protocol} protocol, {case.clock}; data: {run.kind}; {describe_model(run)}"
     finding = _rule(claim.rule)(case)
-    return Row(claim, experiment, data, setting, finding, [*main, *control], figure, scale, facts)
+    used = list(dict.fromkeys([*main, *control, *finding.runs]))
+    return Row(claim, experiment, data, setting, finding, used, figure, scale, facts)
+
+
+def _count(runs: Sequence[Run]) -> str:
+    """Over how many runs: one is no seed range, and says so."""
+    return f"{len(runs)} seeds" if len(runs) > 1 else "1 run"
 
 
 def as_table(rows: list[Row]) -> pd.DataFrame:
@@ -172,6 +188,7 @@ def as_table(rows: list[Row]) -> pd.DataFrame:
             "measured": summary(row.finding.measured),
             "beside": "; ".join(f"{k}: {summary(v)}" for k, v in row.finding.beside.items()),
             "verdict": row.verdict,
+            "beside_published": row.finding.reach,
             "depends_on_view": row.finding.depends_on_view,
             "why": row.finding.why,
             "views": "; ".join(
@@ -186,9 +203,14 @@ def as_table(rows: list[Row]) -> pd.DataFrame:
 
 def as_text(rows: list[Row]) -> str:
     """The scorecard for a terminal."""
-    lines = [f"{'claim':18} {'data':18} {'measured (mean [range])':34} {'verdict':20} depends"]
+    lines = [
+        f"{'claim':18} {'data':28} {'measured (mean [range])':34} {'verdict':20} {'published':23} depends"
+    ]
     for row in rows:
         measured = summary(row.finding.measured)
         depends = "on the view" if row.finding.depends_on_view else ""
-        lines.append(f"{row.claim.id:18} {row.setting:18} {measured:34} {row.verdict:20} {depends}".rstrip())
+        reach = row.finding.reach.removesuffix(" than published").removesuffix(" as published")
+        lines.append(
+            f"{row.claim.id:18} {row.setting:28} {measured:34} {row.verdict:20} {reach:23} {depends}".rstrip()
+        )
     return "\n".join(lines)
