@@ -75,6 +75,16 @@ def test_hdf5_files_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert isinstance(data.x_train, np.memmap) and not data.x_train.flags.writeable
 
 
+def test_the_targets_decide_the_name() -> None:
+    """Runs on speed alone and on both must not meet in one directory."""
+    assert Carla().data_name == "carla_2d" and Carla(targets=["speed"]).data_name == "carla_1d"
+    assert Carla(targets=["steer"]).data_name == "carla_1d_steer"
+    assert Carla(path="a/SeqTrain", targets=["speed"]).data_name == "carla_1d-SeqTrain"
+    assert Carla(name="mine", targets=["speed"]).data_name == "mine"
+    with pytest.raises(UserError, match=r"data\.name"):
+        Carla(name="../elsewhere")
+
+
 def test_limit_takes_the_first_frames_and_reads_no_further_file(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     rgb, _ = write_hdf5(tmp_path / "s" / "a.h5")

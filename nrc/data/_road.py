@@ -1,8 +1,9 @@
 """The stand-in for CARLA: a drawn road, written as CoRL-2017 files.
 
-A frame shows a road that bends with the curvature ahead, off the car's centre, with lane dashes and grass whose
-contrast along the road is lost to motion blur as 1 - |blur|, and a speed bar on the dashboard. Time of day,
-colours, hills, trees, horizon and sensor noise vary without meaning anything.
+Steer shows in a road that bends with the curvature ahead, off the car's centre. Speed shows twice: in lane dashes and
+grass whose contrast along the road is lost to motion blur, and plainly, as a short run must learn it, in the length of
+a broad bar on the dashboard, which real frames do not have. Time of day, colours, hills, trees, horizon and sensor
+noise vary without meaning anything.
 
 The driver's targets are steer = clip(c - 0.3 offset + noise) and speed = v + noise: no model can reach R^2 = 1.
 """
@@ -132,8 +133,8 @@ def _tree(
 
 def _dashboard(image: Array, u: Array, v: Array, speed: Array) -> Array:
     """The bonnet's edge and a bar whose length is the speed."""
-    bonnet = v > 80 - 3 * np.cos(u / WIDTH * np.pi)
+    bonnet = v > 72 - 3 * np.cos(u / WIDTH * np.pi)
     image = np.where(bonnet[..., None], np.array([28, 28, 32], np.float32), image)
-    row = np.abs(v - 83.5) < 2
-    lit = row & (u > -60) & (u < -60 + 120 * speed)
+    row = np.abs(v - 80) < 6
+    lit = row & (u > -90) & (u < -90 + 180 * speed)
     return np.where(lit[..., None], np.array([240, 90, 40], np.float32), image)
