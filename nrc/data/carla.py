@@ -10,10 +10,10 @@ import numpy as np
 from nrc.data._blocks import Joined, split_blocks
 from nrc.data._cache import Decoded, Frames, decoded
 from nrc.data._csv_drive import csv_drive
-from nrc.data._drives import HDF5, Hdf5Drive, NpyDrive
+from nrc.data._drives import Hdf5Drive, NpyDrive, hdf5_files
 from nrc.data._rendered import rendered
 from nrc.data._road import write_drive
-from nrc.data._store import open_store
+from nrc.data._store import IMAGES, files_read, open_store
 from nrc.data.base import (
     TARGET_SCALES,
     Array,
@@ -175,17 +175,20 @@ class Carla:
             n = len(frames.targets)
             return both, np.arange(n), np.arange(n, len(both.targets))
 
-        return decoded(self.cache, "carla", settings, files + tests, open_frames)
+        read = [file for path in files + tests for file in self._read(path)]
+        return decoded(self.cache, "carla", settings, read, open_frames)
+
+    def _read(self, path: Path) -> list[Path]:
+        """The files that frames and targets come from."""
+        return hdf5_files(path) or files_read(path, self.cache, (*IMAGES, ".csv"))
 
     def _open(self, files: list[Path], limit: int | None) -> Frames:
         if len(files) == 2:
             return NpyDrive(files[0], files[1], tuple(self.targets), self._size, limit)
         (path,) = files
-        if path.name.lower().endswith(HDF5):
-            return Hdf5Drive(path, self._size, limit)
         if path.suffix.lower() == ".npy":
             raise UserError(f"{path} needs its targets beside it: data.path='{path},targets.npy'")
-        if path.is_dir() and any(file.name.lower().endswith(HDF5) for file in path.iterdir()):
+        if hdf5_files(path):
             return Hdf5Drive(path, self._size, limit)
         columns = {"image": self.image_column, "steer": self.steer_column, "speed": self.speed_column}
         return csv_drive(open_store(path, self.cache), self.csv_file, columns, self._size, limit)
