@@ -65,6 +65,7 @@ def write_run(
     kind: str = "own experts",
     names: list[str] | None = None,
     model: dict | None = None,
+    config: dict | None = None,
 ) -> Path:
     """A finished run whose NRCs decay as exp(-wd tau) and, if asked, vanish after a step."""
     path = outputs / folder / data / place / f"wd={wd:g}" / f"seed={seed}"
@@ -84,7 +85,7 @@ def write_run(
         "seed": seed,
     }
     run = RunDirectory.open(path, identity)
-    run.start({}, {}, {"sha256": "0" * 64, "kind": kind, "describe": ""})
+    run.start(config or {}, {}, {"sha256": "0" * 64, "kind": kind, "describe": ""})
     names = names or [f"fc{k}" for k in range(1, layers + 1)]
     rows = []
     for step in STEPS:

@@ -140,13 +140,6 @@ def pretty(data: str, runs: Sequence[Run] = ()) -> str:
     return name + (" (stand-in)" if any(run.kind == "stand-in" for run in runs) else "")
 
 
-def command(experiment: str, data: str, protocol: str) -> str:
-    """What makes the runs of a data set; one that was read from a file has the file's name after a dash."""
-    choice, _, file = data.partition("-")
-    where = f"data={choice} data.path={file}" if file else f"data={data}"
-    return f"python scripts/train.py -m experiment={experiment} {where} protocol={protocol}"
-
-
 def describe_model(run: Run, features: bool = True) -> str:
     """The network in a few words, from its settings; its feature layer only if asked for."""
     model = run.settings["model"]

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet
 from nrc.figures._layers import (
     HELD_OUT,
@@ -27,7 +28,6 @@ from nrc.figures._style import (
     PUBLISHED,
     WIDE,
     Drawing,
-    command,
     footer,
     legend_below,
     new_figure,
@@ -106,7 +106,7 @@ def _one(runs: Runs, experiment: str, data: str, main: list[Run]) -> Drawing:
         figure,
         panels.sheet.table(),
         main + control,
-        [command(chosen, data, runs.protocol)],
+        [command(chosen, main + control)],
     )
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet, log_axis
 from nrc.figures._load import Run, Runs
 from nrc.figures._reference import published
@@ -12,7 +13,6 @@ from nrc.figures._style import (
     C1,
     PUBLISHED,
     Drawing,
-    command,
     footer,
     legend_below,
     new_figure,
@@ -65,7 +65,12 @@ def _figure(runs: Runs, name: str, kinds_drawn: list[str]) -> Drawing | None:
     axes[0].set_ylabel("NRC3(γ) of the final W")
     legend_below(figure, _key(columns), 2 if len(columns) == 1 else 4)
     footer(figure, used, features=False)
-    commands = [command(e, d, runs.protocol) for e in unique_experiments(columns) for d in columns]
+    commands = [
+        command(KINDS[kind][0], kinds[kind])
+        for kind in kinds_drawn
+        for kinds in columns.values()
+        if kind in kinds
+    ]
     caption = (
         "NRC3 of the final W against gamma/lambda_min, one line per seed; the dot is the closed-form minimum, inside "
         "(0, 1) when W fits the shifted root of Sigma; at 1 the shifted root has lost its weakest direction, and W with it. "
@@ -81,10 +86,6 @@ def _lambdas(kinds: dict[str, list[Run]]) -> str:
     if len(set(values.values())) == 1:
         return f"λ = {scientific(next(iter(values.values())))}"
     return "λ = " + ", ".join(f"{scientific(v)} ({k.replace('relu', 'ReLU')})" for k, v in values.items())
-
-
-def unique_experiments(columns: dict[str, dict[str, list[Run]]]) -> list[str]:
-    return [KINDS[kind][0] for kind in KINDS if any(kind in found for found in columns.values())]
 
 
 def _one(sheet: Sheet, panel: Axes, run: Run, kind: str) -> float | None:

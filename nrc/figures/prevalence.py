@@ -5,6 +5,7 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._load import Run, Runs
 from nrc.figures._reference import curve
@@ -16,7 +17,6 @@ from nrc.figures._style import (
     PUBLISHED,
     Drawing,
     column_title,
-    command,
     footer,
     legend_below,
     new_figure,
@@ -77,7 +77,7 @@ def _one(runs: Runs, kind: str) -> Drawing | None:
         figure,
         sheet.table(),
         used,
-        [command(experiment, d, runs.protocol) for d in columns],
+        [command(experiment, main + runs.control(experiment, d)) for d, main in columns.items()],
     )
 
 

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet, log_axis
 from nrc.figures._layers import NULL, TARGET, Panels
 from nrc.figures._load import Run, Runs, lambda_groups
@@ -56,14 +57,14 @@ def draw(runs: Runs) -> list[Drawing]:
     drawings = []
     main = runs.headline("sgemm", "sgemm")
     if main:
-        drawings.append(_against_published(runs, main))
+        drawings.append(_against_published(main))
     groups = lambda_groups(runs.of("sgemm_decay").get("sgemm", []))
     if len(groups) > 1:
-        drawings.append(_decay(runs, groups))
+        drawings.append(_decay(groups))
     return drawings
 
 
-def _against_published(runs: Runs, main: list[Run]) -> Drawing:
+def _against_published(main: list[Run]) -> Drawing:
     panels = Panels(Sheet("layer"), main, [])
     table = compare(main)
     figure = new_figure(WIDE, 3.7)
@@ -89,7 +90,6 @@ def _against_published(runs: Runs, main: list[Run]) -> Drawing:
         f"SGEMM, the paper's own rows, λ = {scientific(run.weight_decay)},  λτ = {run.budget:.3g}", fontsize=9
     )
     footer(figure, main)
-    command = f"python scripts/train.py experiment=sgemm protocol={runs.protocol} data.path=sgemm_product.csv"
     return Drawing(
         "sgemm",
         "SGEMM against the published curves",
@@ -97,7 +97,7 @@ def _against_published(runs: Runs, main: list[Run]) -> Drawing:
         figure,
         panels.sheet.table(),
         main,
-        [command],
+        [command("sgemm", main)],
         {
             "sgemm_table.csv": table.to_csv(index=False, lineterminator="\n"),
             "sgemm_table.md": markdown(table, main),
@@ -170,7 +170,7 @@ def _caption(table: pd.DataFrame, main: list[Run]) -> str:
     )
 
 
-def _decay(runs: Runs, groups: dict[float, list[Run]]) -> Drawing:
+def _decay(groups: dict[float, list[Run]]) -> Drawing:
     sheet, everything = Sheet("layer"), [run for group in groups.values() for run in group]
     colours = lambda_colours(list(groups))
     figure = new_figure(WIDE, 2.3)
@@ -191,10 +191,9 @@ def _decay(runs: Runs, groups: dict[float, list[Run]]) -> Drawing:
     ]
     legend_below(figure, handles, 4)
     footer(figure, everything)
-    command = f"python scripts/train.py -m experiment=sgemm_decay protocol={runs.protocol} data.path=sgemm_product.csv"
     return Drawing(
         "sgemm_decay", "SGEMM: what the weight decay does", _decay_caption(groups), figure, sheet.table(),
-        everything, [command],
+        everything, [command("sgemm_decay", everything)],
     )  # fmt: skip
 
 

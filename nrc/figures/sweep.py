@@ -5,11 +5,11 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._load import Run, Runs, lambda_groups
 from nrc.figures._style import (
     Drawing,
-    command,
     footer,
     lambda_colours,
     new_figure,
@@ -68,7 +68,7 @@ def _one(runs: Runs, kind: str) -> Drawing | None:
     figure.align_ylabels(list(grid[:-1, 0]))
     everything = [run for groups in columns.values() for group in groups.values() for run in group]
     footer(figure, everything)
-    commands = [command(experiment, d, runs.protocol) for d in columns]
+    commands = [command(experiment, [run for group in g.values() for run in group]) for g in columns.values()]
     title = f"Weight-decay sweep, {words}"
     return Drawing(f"sweep_{kind}", title, _caption(columns), figure, sheet.table(), everything, commands)
 
