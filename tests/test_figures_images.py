@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -119,6 +120,57 @@ def test_layers_are_named_as_in_the_network_and_published_curves_are_those_of_th
         "input channels, averaged over the image"
         in json.loads((drawn / "captions.json").read_text())["deep_carla_2d"]["caption"]
     )
+
+
+def test_captions_say_how_the_published_runs_differ(tmp_path: Path) -> None:
+    """Nothing is called the same recipe that is not, and no error is drawn beside one in other units."""
+
+    def deep_run(data: str, describe: str, tau: float, **settings: object) -> tuple[str, pd.DataFrame]:
+        kind = "stand-in" if settings.get("kind") == "Carla" and not settings.get("path") else "real"
+        place = write_run(
+            tmp_path,
+            "images-quick",
+            data,
+            0.005,
+            kind=kind,
+            names=POINTS,
+            model=NET,
+            config={"data": settings},
+        )
+        info = json.loads((place / "run.json").read_text())
+        info["data"]["describe"], info["tau"] = describe, tau
+        (place / "run.json").write_text(json.dumps(info))
+        (drawing,) = (d for d in deep.draw(Runs(tmp_path)) if d.runs[0].data == data)
+        return drawing.caption, drawing.table[drawing.table.series == "published"]
+
+    carla = {"kind": "Carla", "name": None, "targets": ["speed", "steer"], "size": None}
+    caption, table = deep_run(
+        "carla_2d", "x: 960 train and 240 test rows, images 24 x 56", 40.0, **carla, scale_targets="standard"
+    )
+    assert (
+        "There / here: tau 2,898 / 40, train rows 40,000 / 960, images 88 x 200 / 24 x 56, targets in [0, 1] / of "
+        "deviation 1, drawn images instead of real ones; its linear prediction MSE is in other units and not drawn."
+    ) in caption
+    assert "linear_mse" not in set(table.metric) and {"noise", "cka"} <= set(table.metric)
+    caption, table = deep_run(
+        "carla_2d-drive", "x: 40000 train rows, images 88 x 200", 2900.0, **carla, path="drive.tar", scale_targets="minmax"
+    )  # fmt: skip
+    assert caption.endswith("There / here: other rows.") and "linear_mse" in set(table.metric)
+    assert "recipe" not in caption
+
+
+def test_a_lost_direction_is_said(tmp_path: Path) -> None:
+    for wd in (0.3, 0.0):
+        place = write_run(tmp_path, "images-quick", "carla_2d", wd, kind="stand-in", names=POINTS, model=NET)
+        if wd:
+            arrays = dict(np.load(place / "snapshots.npz"))
+            arrays["weight_end"] = np.outer([1.0, 0.01], np.ones(8)) + np.outer([0.0, 0.09], np.eye(8)[0])
+            np.savez(place / "snapshots.npz", **arrays)
+    draw_all(tmp_path, "quick", say=lambda line: None)
+    captions = json.loads((tmp_path / "figures/captions.json").read_text())
+    for name in ("prevalence_images", "sweep_images", "gamma_images", "deep_carla_2d"):
+        assert captions[name]["caption"].count("only 1 of 2 target directions left") == 1, name
+    assert "There / here: CARLA 2D (stand-in) " in captions["gamma_images"]["caption"]
 
 
 def test_own_recipe_wins_over_the_prevalence_runs(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -57,7 +57,8 @@ def _data(data: dict[str, Any], group: str) -> list[str]:
     own = [
         key
         for key, default in defaults.items()
-        if key not in UNSAID
+        if key in data
+        and key not in UNSAID
         and (key in BY_RECIPE or data[key] != default)
         and not (key in implied and data[key] == implied[key])
     ]
@@ -67,16 +68,10 @@ def _data(data: dict[str, Any], group: str) -> list[str]:
 def _training(runs: Sequence[Run]) -> list[str]:
     decays = sorted({run.weight_decay for run in runs}, reverse=True)
     found = [f"optim.weight_decay={','.join(f'{decay:g}' for decay in decays)}"]
-    given: dict[str, Callable[[Run], Any]] = {
-        "optim.lr": lambda run: run.settings["optim"]["lr"],
-        "optim.batch_size": lambda run: run.settings["optim"]["batch_size"],
-        "protocol.tau": lambda run: run.settings["protocol"]["tau"],
-        "protocol.epochs": lambda run: run.settings["protocol"]["epochs"],
-    }
-    for key, of in given.items():
-        values = {of(run) for run in runs} - {None}
+    for group, key in (("optim", "lr"), ("optim", "batch_size"), ("protocol", "tau"), ("protocol", "epochs")):
+        values = {run.settings[group].get(key) for run in runs} - {None}
         if len(values) == 1:
-            found.append(f"{key}={value(values.pop())}")
+            found.append(f"{group}.{key}={value(values.pop())}")
     return found
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from nrc.figures._curves import FLOOR, LOG_MEAN, Sheet, log_axis
 from nrc.figures._load import Run
-from nrc.figures._reference import curve
+from nrc.figures._reference import curve, same_units
 from nrc.figures._style import C0, C1, CONTROL, PUBLISHED
 
 NULL: dict[str, Any] = {"color": "black", "ls": ":", "lw": 0.9}
@@ -96,7 +96,7 @@ def _alignment(panels: Panels, axes: Axes) -> None:
 
 def _linear(panels: Panels, axes: Axes) -> None:
     axes.set_yscale("log")
-    panels.pair(axes, "linear_mse")
+    panels.pair(axes, "linear_mse", reference=None if same_units(panels.main[0], "deep") else "none")
     panels.line(axes, panels.main, "linear_mse", "held-out", split="test", **HELD_OUT)
     mse = float(np.exp(np.mean([math.log(max(run.last("mse"), FLOOR)) for run in panels.main])))
     panels.level(axes, mse, "model mse")

@@ -22,6 +22,8 @@ DATA_ORDER = (
     "carla_1d",
     "utkface",
 )  # as in the papers; others follow in alphabetical order
+ALIVE = 0.1  # singular value of W over the largest
+SIGNAL = 1e-3  # train R^2
 Headline = Mapping[str, Mapping[str, float]]  # experiment -> data -> weight decay
 
 
@@ -106,6 +108,20 @@ class Run:
     def vanished(self) -> bool:
         """Whether the features (or the prediction) are gone at the end, so that NRC1 means nothing."""
         return not math.isfinite(self.last("nrc1"))
+
+    @property
+    def target_rank(self) -> int:
+        """Directions in which the targets vary; 0 when that was not saved."""
+        values = np.linalg.eigvalsh(self.snapshots["sigma"]) if "sigma" in self.snapshots else np.zeros(1)
+        return int((values > 1e-10 * values[-1]).sum())
+
+    @property
+    def alive(self) -> int:
+        """Target directions that W still reads at the end, by its singular values against the largest."""
+        if self.vanished or self.last("r2") < SIGNAL or "weight_end" not in self.snapshots:
+            return 0
+        values = np.linalg.svd(self.snapshots["weight_end"].astype(float), compute_uv=False)
+        return int((values > ALIVE * values[0]).sum())
 
     @cached_property
     def snapshots(self) -> dict[str, np.ndarray]:

@@ -3,16 +3,12 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from nrc.figures._load import Run
+from nrc.figures._load import SIGNAL, Run
 from nrc.figures._style import number, pretty
 from nrc.figures.prevalence import LAYERS, ends
 
 RIPE = 10.0  # below this decay budget nothing has had time to decay
 COLLAPSED = 1e-3  # NRC1
-ALIVE = 0.1  # singular value of W over the largest
-SIGNAL = 1e-3  # train R^2
 Groups = dict[float, list[Run]]  # weight decay -> runs, largest first
 Grids = dict[str, Groups]  # feature layer -> its grid
 
@@ -39,14 +35,7 @@ def ripe(groups: Groups) -> Groups:
 
 def alive(group: list[Run]) -> int:
     """Target directions that W still reads at the end, in the seed that keeps most."""
-    return max(_alive(run) for run in group)
-
-
-def _alive(run: Run) -> int:
-    if run.vanished or run.last("r2") < SIGNAL or "weight_end" not in run.snapshots:
-        return 0
-    values = np.linalg.svd(run.snapshots["weight_end"].astype(float), compute_uv=False)
-    return int((values > ALIVE * values[0]).sum())
+    return max(run.alive for run in group)
 
 
 def borders(groups: Groups) -> list[Border]:

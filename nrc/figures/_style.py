@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from nrc.figures._load import Run
+from nrc.figures._load import ALIVE, Run
 from nrc.record import atomic
 
 STYLE = Path(__file__).with_name("nrc.mplstyle")
@@ -122,6 +122,14 @@ def scientific(value: float) -> str:
         return "0"
     mantissa, exponent = f"{value:.4e}".split("e")
     return power(int(exponent), float(mantissa))
+
+
+def lost(runs: Sequence[Run]) -> str:
+    """In words how many target directions W no longer reads; empty when it reads all, in every seed."""
+    left, n = min(((run.alive, run.target_rank) for run in runs if not run.vanished), default=(0, 0))
+    if left >= n:
+        return ""
+    return f"only {left} of {n} target directions left, as W's other singular values fell below {ALIVE:g} of the largest"
 
 
 NAMES = {"carla_2d": "CARLA 2D", "carla_1d": "CARLA 1D", "utkface": "UTKFace"}

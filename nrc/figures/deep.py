@@ -20,7 +20,7 @@ from nrc.figures._layers import (
     target_stable_rank,
 )
 from nrc.figures._load import Run, Runs
-from nrc.figures._reference import published_sets
+from nrc.figures._reference import differences, recipe, same_units
 from nrc.figures._style import (
     C0,
     C2,
@@ -30,6 +30,7 @@ from nrc.figures._style import (
     Drawing,
     footer,
     legend_below,
+    lost,
     new_figure,
     number,
     pretty,
@@ -138,7 +139,7 @@ def _key(panels: Panels, first: int | None) -> list[Line2D]:
         Line2D([], [], **NULL, label="null: random pairing, directions"),
         Line2D([], [], **TARGET, label="model's MSE; target's stable rank"),
     ]
-    if main.data in published_sets():
+    if recipe("deep", main.data):
         handles.append(
             Line2D(
                 [], [], color=PUBLISHED, lw=0.6, marker="x", ms=2.5, mew=0.6, label="published, other data"
@@ -171,6 +172,7 @@ def _caption(main: list[Run], control: list[Run], first: int | None, low_rank: b
     )
     if control:
         text += f" (without weight decay {number(control[0].last('noise', layer=last))})"
+    text += f"; {words}" if (words := lost(main)) else ""
     start = f"collapse starts at {run.layers[first - 1]}" if first else "no layer is collapsed"
     text += f". By the rule ({RULE}) {start}: depth of collapse {depth} of {len(run.layers)} layers."
     text += (
@@ -189,7 +191,10 @@ def _caption(main: list[Run], control: list[Run], first: int | None, low_rank: b
             " Target-side alignment is 1 for any features when the targets have exact rank r, trained or not: it is "
             "shown beside its permutation null, and the feature-side version is the one to read."
         )
-    if run.data in published_sets():
-        text += " Thin grey: read off the paper's figures; the same kind of data and recipe, but not the same rows"
-        text += " (and measured with 3 directions instead of 2)." if low_rank else "."
+    if recipe("deep", run.data):
+        text += f" Thin grey: read off the paper's figures, one run. There / here: {differences(run, 'deep')}"
+        text += ", measured with 3 directions / 2" if low_rank else ""
+        text += (
+            "." if same_units(run, "deep") else "; its linear prediction MSE is in other units and not drawn."
+        )
     return text

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from nrc.figures._command import command
 from nrc.figures._curves import Sheet, log_axis
 from nrc.figures._load import Run, Runs
-from nrc.figures._reference import published
+from nrc.figures._reference import base, differences, published, recipe
 from nrc.figures._style import (
     C0,
     C1,
@@ -15,6 +15,7 @@ from nrc.figures._style import (
     Drawing,
     footer,
     legend_below,
+    lost,
     new_figure,
     number,
     panels_width,
@@ -54,6 +55,7 @@ def _figure(runs: Runs, name: str, kinds_drawn: list[str]) -> Drawing | None:
             places = "/".join(number(m) for m in sorted(minima)) or "undefined"
             said.append(
                 f"{pretty(data, main)}, {kind.partition('_')[0]}: minimum at gamma/lambda_min = {places}"
+                + (f" ({words})" if (words := lost(main)) else "")
             )
             used += main
         panel.set_title(f"{pretty(data, main)}\n{_lambdas(kinds)}")
@@ -75,8 +77,8 @@ def _figure(runs: Runs, name: str, kinds_drawn: list[str]) -> Drawing | None:
         "NRC3 of the final W against gamma/lambda_min, one line per seed; the dot is the closed-form minimum, inside "
         "(0, 1) when W fits the shifted root of Sigma; at 1 the shifted root has lost its weakest direction, and W with it. "
         + "; ".join(said)
-        + ". Grey ticks on the upper edge: minima "
-        "printed in the paper, for the paper's data and ReLU features."
+        + ". Grey ticks on the upper edge: minima printed in the paper"
+        + _elsewhere([run for kinds in columns.values() for main in kinds.values() for run in main[:1]])
     )
     return Drawing(name, "NRC3 against gamma", caption, figure, sheet.table(), used, commands)
 
@@ -106,9 +108,19 @@ def _one(sheet: Sheet, panel: Axes, run: Run, kind: str) -> float | None:
     return best / smallest
 
 
+def _elsewhere(runs: list[Run]) -> str:
+    """What the published minima are of."""
+    images = [
+        f"{pretty(r.data, [r])} {differences(r, 'prevalence')}" for r in runs if recipe("prevalence", r.data)
+    ]
+    if not any(run.settings["model"].get("kind") == "ResNet" for run in runs):
+        return ", for the paper's data and ReLU features."
+    return f". There / here: {'; '.join(images)}." if images else "."
+
+
 def _published_minimum(sheet: Sheet, panel: Axes, data: str) -> None:
     table = published("gamma_minima")
-    for place in table[table["dataset"] == data]["gamma_over_lambda_min"]:
+    for place in table[table["dataset"] == base(data)]["gamma_over_lambda_min"]:
         panel.plot(
             [place, place], [0.92, 1.0], transform=panel.get_xaxis_transform(), color=PUBLISHED, lw=1.4
         )

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._load import Run, Runs
-from nrc.figures._reference import curve
+from nrc.figures._reference import curve, same_units
 from nrc.figures._style import (
     C0,
     C1,
@@ -19,6 +19,7 @@ from nrc.figures._style import (
     column_title,
     footer,
     legend_below,
+    lost,
     new_figure,
     number,
     panels_width,
@@ -109,7 +110,7 @@ def _errors(sheet: Sheet, left: Axes, tau: TauAxis, main: list[Run], kind: str, 
     for split, line in (("train", "-"), ("test", "--")):
         reference = curve("prevalence_published", main[0].data, f"mse_{split}")
         reference = reference[reference["tau"].between(tau.zero, tau.end)]
-        if kind == "relu" and len(reference):
+        if kind == "relu" and len(reference) and same_units(main[0], "prevalence"):
             labels = {"data": main[0].data, "metric": f"mse_{split}", "series": "published"}
             style = {"color": PUBLISHED, "lw": 0.6, "ls": line}
             sheet.line(left, reference["tau"], reference["value"], labels, **style)
@@ -158,6 +159,7 @@ def _caption(columns: dict[str, list[Run]], controls: dict[str, list[Run]], kind
             text += f": NRC1 {number(first)} -> {number(ends(main, 'nrc1'))}, NRC2 -> {number(ends(main, 'nrc2'))}"
             n = len(main[0].snapshots.get("sigma", [0, 0]))
             text += f", NRC3 -> {number(ends(main, 'nrc3'))}" if n > 1 else ""
+            text += f" ({words})" if (words := lost(main)) else ""
         if kind != "linear":
             text += f", centred first -> {number(ends(main, 'nrc1_centred'))}"
         if controls[data]:

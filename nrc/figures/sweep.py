@@ -12,6 +12,7 @@ from nrc.figures._style import (
     Drawing,
     footer,
     lambda_colours,
+    lost,
     new_figure,
     number,
     panels_width,
@@ -117,11 +118,11 @@ def _key(panel: Axes, groups: dict[float, list[Run]], colours: dict[float, tuple
     for value, group in groups.items():
         colour, line = colours[value]
         label = f"λ = {scientific(value)}" + (f" (λτ = {group[0].budget:.3g})" if value else "")
-        lost = _lost(group)
-        mark = {"marker": "x", "ms": 5, "mew": 1.3} if lost else {}
+        gone = _lost(group)
+        mark = {"marker": "x", "ms": 5, "mew": 1.3} if gone else {}
         handles.append(Line2D([], [], color=colour, ls=line, lw=1.2, label=label, **mark))  # type: ignore[arg-type]
-        if lost:
-            handles.append(Line2D([], [], ls="", label=f"× {lost}"))
+        if gone:
+            handles.append(Line2D([], [], ls="", label=f"× {gone}"))
     panel.legend(handles=handles, loc="upper center", handlelength=2, labelspacing=0.3, borderaxespad=0)
 
 
@@ -130,12 +131,12 @@ def _caption(columns: dict[str, dict[float, list[Run]]]) -> str:
     for data, groups in columns.items():
         found = []
         for value, group in groups.items():
-            lost = _lost(group)
-            state = (
-                lost
-                if "vanished" in lost
-                else f"NRC1 {number(ends(group, 'nrc1'))}" + (f", {lost}" if lost else "")
-            )
+            undefined = _lost(group)
+            state = f"NRC1 {number(ends(group, 'nrc1'))}"
+            if "vanished" in undefined:
+                state = undefined
+            elif undefined or (value > 0 and lost(group)):
+                state += f", {undefined or lost(group)}"
             found.append(f"{value:g}: {state}")
         runs = [run for group in groups.values() for run in group]
         parts.append(f"{pretty(data, runs)} at the end, by lambda: " + "; ".join(found))
