@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from nrc.figures._load import ALIVE, Run
+from nrc.figures._load import ALIVE, SIGNAL, Run
 from nrc.record import atomic
 
 STYLE = Path(__file__).with_name("nrc.mplstyle")
@@ -125,10 +125,12 @@ def scientific(value: float) -> str:
 
 
 def lost(runs: Sequence[Run]) -> str:
-    """In words how many target directions W no longer reads; empty when it reads all, in every seed."""
+    """In words that W no longer reads some target directions; empty when it reads all, in every seed."""
     left, n = min(((run.alive, run.target_rank) for run in runs if not run.vanished), default=(0, 0))
     if left >= n:
         return ""
+    if not left:
+        return f"the network explains less than {SIGNAL:g} of the targets' variance"
     return f"only {left} of {n} target directions left, as W's other singular values fell below {ALIVE:g} of the largest"
 
 
