@@ -158,7 +158,7 @@ def test_every_setting_of_a_group_stands_in_its_file() -> None:
 def test_a_plain_run_on_images_follows_its_recipe() -> None:
     """Sizes, scales and measured steps that the learning rate was chosen for, and the paper's on demand."""
     file = ["data.path=drive.tar", "model=resnet18"]
-    for data, size in (("carla", [32, 72]), ("utkface", 40)):
+    for data, size in (("carla", [24, 56]), ("utkface", 32)):
         quick = settings(f"data={data}", *file)
         assert (quick.data.size, quick.data.scale_targets) == (size, "standard")  # type: ignore[attr-defined]
         assert (quick.measure.log_spaced, quick.measure.evenly) == (0, 6)

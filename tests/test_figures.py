@@ -312,14 +312,21 @@ def test_gamma_marks_the_minimum_of_its_own_curve(outputs: Path) -> None:
 
 
 def test_deep_figure_states_the_target_and_the_first_collapsed_layer(tmp_path: Path) -> None:
-    write_run(tmp_path, "deep-quick", "reacher", 0.05, layers=3)
+    write_run(tmp_path, "deep-quick", "reacher", 0.05, layers=8)
     table = drawn(deep.draw, tmp_path).table
     target = table[table["metric"] == "target stable_rank_covariance"]
     assert set(target["value"]) == {(1 + 4) / 4}  # Sigma = diag(1, 2)
     noise = table[(table["metric"] == "noise") & (table["series"] == "headline")]
-    assert noise["layer"].tolist() == [1, 2, 3]
-    np.testing.assert_allclose(noise["value"], [1 / 20, 1 / 40, 1 / 60])
+    assert noise["layer"].tolist() == list(range(1, 9))
+    np.testing.assert_allclose(noise["value"], [1 / (20 * k) for k in range(1, 9)])
     assert "published" in set(table["series"])
+
+
+def test_published_layers_are_drawn_beside_a_network_of_their_depth_alone(tmp_path: Path) -> None:
+    write_run(tmp_path, "deep-quick", "reacher", 0.05, layers=3)
+    drawing = drawn(deep.draw, tmp_path)
+    assert "published" not in set(drawing.table["series"])
+    assert "published curves are of another depth (8-layer MLP) and not drawn" in drawing.caption
 
 
 def test_tau_clock_needs_both_protocols(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from nrc.data.base import TARGET_SCALES, Array, RegressionData, check_choice, ch
 from nrc.data.carla import RESIDENT
 from nrc.errors import UserError
 
-DRAWING = 1  # version of the stand-in: another number has it drawn again
+DRAWING = 2  # version of the stand-in: another number has it drawn again
 AGE = re.compile(r"(\d{1,3})_")
 WELL_FORMED = re.compile(r"\d{1,3}_[01]_[0-4]_\d{17}\.jpg\.chip\.jpg")
 OLDEST = 116

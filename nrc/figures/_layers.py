@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from nrc.figures._curves import FLOOR, LOG_MEAN, Sheet, log_axis
 from nrc.figures._load import Run
-from nrc.figures._reference import curve, same_units
+from nrc.figures._reference import curve, same_layers, same_units
 from nrc.figures._style import C0, C1, CONTROL, PUBLISHED
 
 NULL: dict[str, Any] = {"color": "black", "ls": ":", "lw": 0.9}
@@ -57,7 +57,7 @@ class Panels:
         self.line(axes, self.control, metric, "control", color=CONTROL, lw=1.2, marker=".")
         published = curve("deep_published", self.main[0].data, reference or metric)
         published = published[published["layer"].between(1, len(self.x))]
-        if len(published):
+        if len(published) and same_layers(self.main[0]):
             labels = {"data": self.main[0].data, "metric": metric, "series": "published"}
             style: dict[str, Any] = {"color": PUBLISHED, "lw": 0.6, "marker": "x", "ms": 2.5, "mew": 0.6}
             self.sheet.line(axes, published["layer"], published["value"], labels, **style)

@@ -54,6 +54,12 @@ def same_units(run: Run, paper: str) -> bool:
     return ours is None or ours == theirs
 
 
+def same_layers(run: Run) -> bool:
+    """Whether the layers of a run are those of the published layer-wise curves: equal depth."""
+    there = recipe("deep", run.data).get("network", "")
+    return there.split(",")[0] == describe_model(run, features=False).split(",")[0]
+
+
 def _scale(run: Run) -> str | None:
     """How the targets of a run were scaled; None when that was not recorded."""
     data = run.config.get("data")

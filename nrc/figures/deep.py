@@ -20,7 +20,7 @@ from nrc.figures._layers import (
     target_stable_rank,
 )
 from nrc.figures._load import Run, Runs
-from nrc.figures._reference import differences, recipe, same_units
+from nrc.figures._reference import differences, recipe, same_layers, same_units
 from nrc.figures._style import (
     C0,
     C2,
@@ -139,7 +139,7 @@ def _key(panels: Panels, first: int | None) -> list[Line2D]:
         Line2D([], [], **NULL, label="null: random pairing, directions"),
         Line2D([], [], **TARGET, label="model's MSE; target's stable rank"),
     ]
-    if recipe("deep", main.data):
+    if same_layers(main):
         handles.append(
             Line2D(
                 [], [], color=PUBLISHED, lw=0.6, marker="x", ms=2.5, mew=0.6, label="published, other data"
@@ -191,10 +191,13 @@ def _caption(main: list[Run], control: list[Run], first: int | None, low_rank: b
             " Target-side alignment is 1 for any features when the targets have exact rank r, trained or not: it is "
             "shown beside its permutation null, and the feature-side version is the one to read."
         )
-    if recipe("deep", run.data):
+    if same_layers(run):
         text += f" Thin grey: read off the paper's figures, one run. There / here: {differences(run, 'deep')}"
         text += ", measured with 3 directions / 2" if low_rank else ""
         text += (
             "." if same_units(run, "deep") else "; its linear prediction MSE is in other units and not drawn."
         )
+    elif recipe("deep", run.data):
+        there = recipe("deep", run.data)["network"].split(",")[0]
+        text += f" The published curves are of another depth ({there}) and not drawn."
     return text

@@ -143,6 +143,6 @@ def _caption(columns: dict[str, dict[float, list[Run]]]) -> str:
     note = (
         "Viridis from the largest weight decay (dark) to the smallest, 0 black and dashed; each seed thin, mean thick. "
         "A cross marks where a quantity stops being defined, and why stands in the key. The budget lambda*tau tells "
-        "'does not collapse' from 'not yet': below about 10 nothing has had time to decay. "
+        "'does not collapse' from 'not yet': below about 10 not everything has had time to decay. "
     )
     return note + ". ".join(parts) + "."
