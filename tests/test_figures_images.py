@@ -76,8 +76,8 @@ def test_commands_run_the_experiment_that_made_the_runs(drawn: Path) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        ["experiment=images", "data=utkface", "data.path='my faces (2).tar'", "data.size=64", "optim.lr=0.001"],
-        ["experiment=images", "data=carla", "data.path='a/x.npy,b/y.npy'", "data.limit=50", "optim.batch_size=8"],
+        ["experiment=images", "data=utkface", "data.path='my faces (2).tar'", "data.size=64", "optim.lr=0.001", "model.depth=34"],
+        ["experiment=images", "data=carla", "data.path='a/x.npy,b/y.npy'", "data.limit=50", "measure.samples=20"],
         ["experiment=images", "data=carla_1d", "data.path=2027.tar", "data.csv_file=log.csv", "data.size=null"],
         ["experiment=images", "data=carla", "data.targets=[steer]", "data.path=a", "data.scale_targets=none"],
         ["experiment=images", "data=carla_1d", "data.path=SeqTrain", "data.test_path=SeqVal", "protocol.tau=3"],

@@ -12,6 +12,15 @@ from nrc.figures._load import Run
 # where the copies lie and what only the stand-ins have
 UNSAID = ("cache", "resident", "rendered", "render_seed")
 BY_RECIPE = ("size", "scale_targets")  # what a recipe sets is said even where it is the default of the class
+OFTEN_SET = (  # of runs on one's own files
+    ("optim", "lr"),
+    ("optim", "batch_size"),
+    ("protocol", "tau"),
+    ("protocol", "epochs"),
+    ("model", "depth"),
+    ("measure", "evenly"),
+    ("measure", "samples"),
+)
 PLAIN = re.compile(r"[A-Za-z_./-][\w./-]*")
 GROUPS: dict[type, str] = {nrc.data.Table: "table", nrc.data.Sgemm: "sgemm", nrc.data.UTKFace: "utkface"}
 
@@ -20,7 +29,7 @@ def command(experiment: str, runs: Sequence[Run]) -> str:
     """The sweep that makes these runs of one data set.
 
     Of the package's own data and stand-ins the experiment's file says it all. What was read from elsewhere needs
-    its place and settings, and may need another rate, decay or length: these are given as they were.
+    its place and settings, and may need another rate, decay, length or measuring: these are given as they were.
 
     Args:
         experiment: file of conf/experiment.
@@ -68,7 +77,7 @@ def _data(data: dict[str, Any], group: str) -> list[str]:
 def _training(runs: Sequence[Run]) -> list[str]:
     decays = sorted({run.weight_decay for run in runs}, reverse=True)
     found = [f"optim.weight_decay={','.join(f'{decay:g}' for decay in decays)}"]
-    for group, key in (("optim", "lr"), ("optim", "batch_size"), ("protocol", "tau"), ("protocol", "epochs")):
+    for group, key in OFTEN_SET:
         values = {run.settings[group].get(key) for run in runs} - {None}
         if len(values) == 1:
             found.append(f"{group}.{key}={value(values.pop())}")
