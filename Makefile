@@ -16,8 +16,10 @@ install: .venv/installed
 	touch $@
 
 # run what is missing, then draw everything; finished runs are skipped
+# on your own images: make reproduce-figures DATASET=utkface FILE=UTKFace.tar.gz SET="data.size=64"
 reproduce-figures: .venv/installed
-	$(PY) scripts/reproduce_figures.py --protocol $(PROTOCOL) --dataset $(DATASET) --device $(DEVICE) $(if $(SGEMM),--sgemm $(SGEMM))
+	$(PY) scripts/reproduce_figures.py --protocol $(PROTOCOL) --dataset $(DATASET) --device $(DEVICE) $(if $(SGEMM),--sgemm '$(SGEMM)') \
+		$(if $(FILE),--path '$(FILE)') $(foreach setting,$(SET),--set '$(setting)')
 
 # write outputs/report/index.html anew from the runs and figures that are there
 report: .venv/installed

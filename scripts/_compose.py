@@ -139,9 +139,8 @@ def headlines(experiments: list[tuple[str, str]], protocol: str) -> dict[str, di
     with initialize_config_dir(CONF, version_base="1.3"):
         for experiment, data in experiments:
             cfg = compose("train", [f"experiment={experiment}", f"data={data}", f"protocol={protocol}"])
-            found.setdefault(cfg.name.removesuffix(f"-{protocol}"), {})[cfg.data.name] = float(
-                cfg.optim.weight_decay
-            )
+            folder, name = cfg.name.removesuffix(f"-{protocol}"), group_settings(cfg, "data").data_name
+            found.setdefault(folder, {})[name] = float(cfg.optim.weight_decay)
     return found
 
 

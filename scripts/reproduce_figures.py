@@ -1,6 +1,7 @@
 """Run what is missing of the papers' experiments, then draw every figure and write the report.
 
 python scripts/reproduce_figures.py --protocol quick --dataset all
+python scripts/reproduce_figures.py --dataset utkface --path UTKFace.tar.gz --set data.size=64
 """
 
 import sys
@@ -16,7 +17,7 @@ import _cli
 import _compose
 import torch
 
-from nrc.data._columns import existing
+from nrc.data._columns import existing, expanded
 from nrc.errors import UserError
 from nrc.training.members import Member, stackable
 from nrc.training.pool import run_all
@@ -79,6 +80,24 @@ def parts(members: list[Member], device: str) -> dict[str, list[Member]]:
     return {"cpu": small, "cuda": [member for member in members if member not in small]}
 
 
+def _real(path: str | None, settings: list[str], dataset: str) -> list[str]:
+    """The settings of runs on a user's own images, checked now and not after other runs."""
+    if path is None:
+        if settings:
+            raise UserError(f"--set {settings[0]} is for runs on real images; give --path as well")
+        return []
+    if dataset not in IMAGE_SETS:
+        raise UserError(f"--path needs --dataset {', '.join(IMAGE_SETS)}, one of them")
+    _cli.check_arguments(settings)
+    for setting in settings:
+        if "=" not in setting or setting.startswith("data.path="):
+            raise UserError(f"--set {setting}: expected KEY=VALUE, e.g. data.size=64, beside --path")
+    for part in [path] if expanded(path).exists() else path.split(","):
+        if not expanded(part.strip()).exists():
+            raise UserError(f"{part} does not exist; give --path an existing file or folder")
+    return [f"data.path={_compose.quoted(path)}", *settings]
+
+
 def main() -> None:
     parser = _cli.Options(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
@@ -87,8 +106,14 @@ def main() -> None:
         "--sgemm", metavar="FILE", help="sgemm_product.csv or .csv.gz of UCI: adds its figures"
     )
     parser.add_argument(
-        "--path", metavar="FILE", help="real frames or faces for --dataset carla_2d, carla_1d or utkface"
+        "--path",
+        metavar="FILE",
+        help="real frames or faces for --dataset carla_2d, carla_1d or utkface, as data.path",
     )
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="settings",
+        help="a setting of the runs on --path, e.g. data.size=64; may be given again for others",
+    )  # fmt: skip
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument(
         "--workers", type=_cli.at_least_one, default=None, help="processes (default: one per core or GPU)"
@@ -105,15 +130,12 @@ def main() -> None:
             "sgemm needs its file: --sgemm FILE, or make ... SGEMM=FILE (README, 'Figures', says which)"
         )
 
-    if args.path and args.dataset not in IMAGE_SETS:
-        raise UserError(f"--path needs --dataset {', '.join(IMAGE_SETS)}, one of them")
-
+    real = _real(args.path, args.settings, args.dataset)
     began = time.monotonic()
     experiments, left_out = without_phase(args.protocol, EXPERIMENTS)
     experiments = experiments + (LONG_IMAGES if args.protocol != "quick" else QUICK_ONLY)
     if left_out:
         print(left_out)
-    real = [f"data.path={args.path}"] if args.path else []
     chosen = [(experiment, data, real) for experiment, data in experiments]
     if args.sgemm:
         path = existing(args.sgemm, "--sgemm")  # now, and not after everything else has run

@@ -1,5 +1,6 @@
 """Every config composes into checked settings, and mistakes end in one readable line."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import _compose  # noqa: E402
 from reproduce_figures import EXPERIMENTS, LONG_IMAGES, NEEDS_FILE, QUICK_ONLY  # noqa: E402
 
 from nrc.errors import UserError  # noqa: E402
-from nrc.training import RunSettings  # noqa: E402
+from nrc.training import Clock, RunSettings  # noqa: E402
 
 
 def names(group: str) -> list[str]:
@@ -149,6 +150,54 @@ def test_published_image_recipes() -> None:
         assert deep.model.depth == depth  # type: ignore[attr-defined]
     assert settings("experiment=deep_carla_2d", "protocol=paper").data.limit == 50_000  # type: ignore[attr-defined]
     assert settings("experiment=deep_utkface", "protocol=paper").model.normalise == "half"  # type: ignore[attr-defined]
+
+
+def test_accelerated_image_recipes_reach_the_papers_tau_on_any_number_of_images() -> None:
+    for chosen in (
+        ["experiment=deep_carla_2d"], ["experiment=deep_utkface"], ["data=carla_1d"], ["data=carla"], ["data=utkface"],
+    ):  # fmt: skip
+        paper, fast = (settings(*chosen, f"protocol={p}") for p in ("paper", "accelerated"))
+        for rows in (5_000, 40_000, 600_000):
+            clocks = [Clock.of(s.optim, s.protocol, rows) for s in (paper, fast)]
+            taus = [clock.tau_at(clock.total_steps) for clock in clocks]
+            assert (
+                taus[0] == pytest.approx(taus[1], rel=0.01) and clocks[1].total_steps < clocks[0].total_steps
+            )
+
+
+def test_every_setting_of_a_group_stands_in_its_file() -> None:
+    """What is missing from the file can neither be set nor be found by reading conf/."""
+    for overrides in (
+        ["data=table", "data.path=x.csv"],
+        ["data=carla", "model=resnet18"],
+        ["data=utkface"],
+        [],
+    ):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", overrides)
+        found = _compose.run_settings(cfg)
+        for group in ("data", "model", "optim", "protocol", "measure"):
+            fields = {field.name for field in dataclasses.fields(getattr(found, group))}
+            assert fields == set(cfg[group]) - {"_target_"}, group
+    assert settings("measure.positions=all").measure.positions == "all"
+
+
+def test_a_plain_run_on_images_follows_its_recipe() -> None:
+    """Sizes, scales and measured steps that the learning rate was chosen for, and the paper's on demand."""
+    file = ["data.path=drive.tar", "model=resnet18"]
+    for data, size in (("carla", [24, 56]), ("utkface", 32)):
+        quick = settings(f"data={data}", *file)
+        assert (quick.data.size, quick.data.scale_targets) == (size, "standard")  # type: ignore[attr-defined]
+        assert (quick.measure.log_spaced, quick.measure.evenly) == (0, 6)
+        same = settings("experiment=images", f"data={data}", *file)
+        assert (quick.data, quick.optim, quick.measure) == (same.data, same.optim, same.measure)
+    paper = settings("data=carla", *file, "protocol=paper")
+    assert (paper.data.size, paper.data.scale_targets) == (None, "none")  # type: ignore[attr-defined]
+    own = settings("data=carla", *file, "data.size=[44,100]", "data.scale_targets=minmax", "measure.evenly=2")
+    assert (own.data.size, own.data.scale_targets) == ([44, 100], "minmax")  # type: ignore[attr-defined]
+    assert own.measure.evenly == 2
+    assert settings("data=carla", "recipe=default", *file).data.size is None  # type: ignore[attr-defined]
+    assert settings("data=reacher").measure.log_spaced == 30
 
 
 def test_length_given_by_the_user_wins_over_the_recipe() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import shutil
 import tarfile
 import tracemalloc
@@ -73,6 +74,16 @@ def test_hdf5_files_in_the_order_of_their_names(tmp_path: Path) -> None:
         data.target_names == ("speed", "steer") and data.kind == "real" and data.name == "carla_2d-SeqTrain"
     )
     assert isinstance(data.x_train, np.memmap) and not data.x_train.flags.writeable
+
+
+def test_the_targets_decide_the_name() -> None:
+    """Runs on speed alone and on both must not meet in one directory."""
+    assert Carla().data_name == "carla_2d" and Carla(targets=["speed"]).data_name == "carla_1d"
+    assert Carla(targets=["steer"]).data_name == "carla_1d_steer"
+    assert Carla(path="a/SeqTrain", targets=["speed"]).data_name == "carla_1d-SeqTrain"
+    assert Carla(name="mine", targets=["speed"]).data_name == "mine"
+    with pytest.raises(UserError, match=r"data\.name"):
+        Carla(name="../elsewhere")
 
 
 def test_limit_takes_the_first_frames_and_reads_no_further_file(tmp_path: Path) -> None:
@@ -187,6 +198,64 @@ def test_a_changed_source_or_a_damaged_cache_is_decoded_again(tmp_path: Path) ->
     assert third.sha256 == second.sha256 and {tuple(x.ravel()) for x in third.x_train} <= {
         tuple(x.ravel()) for x in rgb
     }
+
+
+def test_bytes_changed_in_place_are_noticed(tmp_path: Path) -> None:
+    """Equal sizes, and for the source the old time of modification: what a copying tool leaves."""
+    write_hdf5(tmp_path / "a.h5")
+    first = load(tmp_path, tmp_path / "a.h5")
+    (folder,) = (tmp_path / "cache").glob("carla-*/")
+    for name in ("pixels.npy", "targets.npy"):
+        whole = (folder / name).read_bytes()
+        for place in (0, -1):  # the header, a value
+            damaged = bytearray(whole)
+            damaged[place] ^= 1
+            (folder / name).write_bytes(damaged)
+            again = load(tmp_path, tmp_path / "a.h5")
+            assert again.sha256 == first.sha256 and (folder / name).read_bytes() == whole, (name, place)
+    times = (tmp_path / "a.h5").stat()
+    with h5py.File(tmp_path / "a.h5", "r+") as archive:
+        archive["rgb"][0, 0, 0, 0] ^= 1
+    os.utime(tmp_path / "a.h5", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert load(tmp_path, tmp_path / "a.h5").sha256 != first.sha256
+
+
+def test_a_copied_cache_is_checked_once_and_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_hdf5(tmp_path / "a.h5")
+    first = load(tmp_path, tmp_path / "a.h5")
+    shutil.copytree(tmp_path / "cache", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "cache")
+    shutil.move(tmp_path / "copy", tmp_path / "cache")
+    monkeypatch.setattr(_cache, "_make", lambda *_: pytest.fail("decoded again"))
+    assert load(tmp_path, tmp_path / "a.h5").sha256 == first.sha256
+    monkeypatch.setattr(_cache, "pixels_sha256", lambda *_: pytest.fail("checked again"))
+    assert load(tmp_path, tmp_path / "a.h5").sha256 == first.sha256
+
+
+@pytest.mark.parametrize("layout", ["hdf5", "images"])
+def test_files_that_are_not_read_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """Not even those of the cache itself, where it lies in the folder of the frames."""
+    source = tmp_path / "drive"
+    if layout == "images":
+        write_images(source, ["image", "steer", "speed"], [[f"{i}.png", i / 20, i] for i in range(20)])
+    else:
+        source.mkdir()
+        write_hdf5(source / "a.h5")
+    cache = source / "outputs" / "cache"
+
+    def again() -> RegressionData:
+        return Carla(path=str(source), cache=str(cache)).load()
+
+    first = again()
+    (cache / "utkface-drawn").mkdir()
+    Image.fromarray(frames(1)[0]).save(cache / "utkface-drawn" / "0.png")
+    (cache / "other.csv").write_text("a,b\n1,2\n")
+    for name in (".DS_Store", "notes.txt"):
+        (source / name).write_text("not a frame")
+    monkeypatch.setattr(_cache, "_make", lambda *_: pytest.fail("decoded again"))
+    assert again().sha256 == first.sha256
 
 
 def test_an_interrupted_cache_is_never_taken_for_a_whole_one(

@@ -103,6 +103,12 @@ def test_unreadable_files_stop_the_run_by_name(faces: Path) -> None:
     data = load(faces, unreadable="skip")
     assert data.sizes["train"] + data.sizes["test"] == 28
     assert "unreadable, left out: 3 files: 3_0_1_20170101000000003.jpg.chip.jpg (" in data.describe()
+    for age in range(10, 17):
+        file = next(faces.glob(f"{age}_*"))
+        file.write_bytes(file.read_bytes()[:200])
+    data = load(faces, unreadable="skip")
+    assert "and 5 more" in data.describe() and len(data.provenance["left_out"]) == 10
+    assert all(" (" in line for line in data.provenance["left_out"])
 
 
 def test_limit_draws_from_all_ages(faces: Path) -> None:

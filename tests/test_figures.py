@@ -70,6 +70,7 @@ def write_run(
     names: list[str] | None = None,
     model: dict | None = None,
     weakest: float = 1.0,
+    config: dict | None = None,
 ) -> Path:
     """A finished run whose NRCs decay as exp(-wd tau) and, if asked, vanish after a step; `weakest`: singular value of W."""
     path = outputs / folder / data / place / f"wd={wd:g}" / f"seed={seed}"
@@ -89,7 +90,7 @@ def write_run(
         "seed": seed,
     }
     run = RunDirectory.open(path, identity)
-    run.start({}, {}, {"sha256": "0" * 64, "kind": kind, "describe": ""})
+    run.start(config or {}, {}, {"sha256": "0" * 64, "kind": kind, "describe": ""})
     names = names or [f"fc{k}" for k in range(1, layers + 1)]
     rows = []
     for step in STEPS:
@@ -345,13 +346,13 @@ def test_gamma_marks_the_minimum_of_its_own_curve(outputs: Path) -> None:
 
 
 def test_deep_figure_states_the_target_and_the_first_collapsed_layer(tmp_path: Path) -> None:
-    write_run(tmp_path, "deep-quick", "reacher", 0.05, layers=3)
+    write_run(tmp_path, "deep-quick", "reacher", 0.05, layers=8)
     table = drawn(deep.draw, tmp_path).table
     target = table[table["metric"] == "target stable_rank_covariance"]
     assert set(target["value"]) == {(1 + 4) / 4}  # Sigma = diag(1, 2)
     noise = table[(table["metric"] == "noise") & (table["series"] == "headline")]
-    assert noise["layer"].tolist() == [1, 2, 3]
-    np.testing.assert_allclose(noise["value"], [1 / 20, 1 / 40, 1 / 60])
+    assert noise["layer"].tolist() == list(range(1, 9))
+    np.testing.assert_allclose(noise["value"], [1 / (20 * k) for k in range(1, 9)])
     assert "published" in set(table["series"])
 
 
@@ -364,6 +365,13 @@ def test_target_mean_joins_the_variants_of_a_set_in_the_order_of_their_means(tmp
     assert list(ends.target_mean) == [2.0, 10.0] and set(ends.data) == {"hopper"}
     assert list(ends.value) == pytest.approx([0.7 * math.exp(-5), 0.7 * math.exp(-9)])
     assert "at mean 2, " in drawing.caption and "Hopper" in drawing.caption
+
+
+def test_published_layers_are_drawn_beside_a_network_of_their_depth_alone(tmp_path: Path) -> None:
+    write_run(tmp_path, "deep-quick", "reacher", 0.05, layers=3)
+    drawing = drawn(deep.draw, tmp_path)
+    assert "published" not in set(drawing.table["series"])
+    assert "published curves are of another depth (8-layer MLP) and not drawn" in drawing.caption
 
 
 def test_tau_clock_needs_both_protocols(tmp_path: Path) -> None:

@@ -1,15 +1,25 @@
 """The image sets' figures: their own files, stand-ins named, one target without NRC3, layers of a ResNet."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from test_figures import write_run
 
 from nrc.figures import Runs, deep, draw_all
-from nrc.figures._style import command, pretty
+from nrc.figures._command import command
+from nrc.figures._load import Run
+from nrc.figures._style import pretty
 from nrc.figures.prevalence import sets
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+import _compose
 
 POINTS = ["layer1.0.conv1", "layer1.0.conv2", "layer4.1.conv2", "fc"]
 NET = {"kind": "ResNet", "depth": 18}
@@ -58,11 +68,46 @@ def test_stand_ins_are_named_in_titles_captions_and_never_for_real_data(drawn: P
 
 def test_commands_run_the_experiment_that_made_the_runs(drawn: Path) -> None:
     captions = json.loads((drawn / "captions.json").read_text())
-    commands = captions["deep_utkface-faces"]["commands"]
-    assert commands == [
-        "python scripts/train.py -m experiment=images data=utkface data.path=faces protocol=quick"
+    assert captions["deep_carla_1d"]["commands"] == [
+        "python scripts/train.py -m experiment=images data=carla_1d protocol=quick"
     ]
-    assert command("images", "carla_1d", "paper").endswith("experiment=images data=carla_1d protocol=paper")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["experiment=images", "data=utkface", "data.path='my faces (2).tar'", "data.size=64", "optim.lr=0.001", "model.depth=34"],
+        ["experiment=images", "data=carla", "data.path='a/x.npy,b/y.npy'", "data.limit=50", "measure.samples=20"],
+        ["experiment=images", "data=carla_1d", "data.path=2027.tar", "data.csv_file=log.csv", "data.size=null"],
+        ["experiment=images", "data=carla", "data.targets=[steer]", "data.path=a", "data.scale_targets=none"],
+        ["experiment=images", "data=carla_1d", "data.path=SeqTrain", "data.test_path=SeqVal", "protocol.tau=3"],
+        ["experiment=prevalence", "data=reacher", "data.source=jat", "data.path=folder", "data.limit=500"],
+        ["experiment=prevalence", "data=table", "data.path=numbers.csv", "data.targets=[a b,c]", "data.name=mine"],
+        ["experiment=prevalence", "data=table", "data.path=n.csv", "data.kind=synthetic", "data.standardize=xy"],
+        ["experiment=sgemm", "data=sgemm", "data.path=sgemm_product.csv.gz", "protocol=accelerated"],
+        ["experiment=images", "data=carla_2d"],
+        ["experiment=low_rank", "data=low_rank"],
+        ["experiment=tau_clock", "data=hopper"],
+    ],
+)  # fmt: skip
+def test_the_printed_command_makes_the_runs_again(tmp_path: Path, given: list[str]) -> None:
+    """Through a shell's and Hydra's reading of it, whatever characters a path has."""
+    made = _compose.members_of(given)
+    runs = []
+    for number, member in enumerate(made):
+        settings = member.settings.as_dict()
+        known = {"name": member.settings.data.data_name}  # type: ignore[attr-defined]
+        info = {"identity": settings | {"data": known}}
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "config.yaml").write_text(yaml.safe_dump(settings))
+        runs.append(Run(tmp_path / f"{number}", info, pd.DataFrame()))
+    experiment = given[0].removeprefix("experiment=")
+    words = shlex.split(command(experiment, runs))
+    assert words[:3] == ["python", "scripts/train.py", "-m"]
+    again = {m.directory: m.settings for m in _compose.members_of(words[3:])}
+    assert again == {m.directory: m.settings for m in made}
+    if len(given) == 2:
+        assert len(words) <= 6, "what the experiment's file says is not said again"
 
 
 def test_layers_are_named_as_in_the_network_and_published_curves_are_those_of_the_paper(drawn: Path) -> None:
@@ -75,6 +120,57 @@ def test_layers_are_named_as_in_the_network_and_published_curves_are_those_of_th
         "input channels, averaged over the image"
         in json.loads((drawn / "captions.json").read_text())["deep_carla_2d"]["caption"]
     )
+
+
+def test_captions_say_how_the_published_runs_differ(tmp_path: Path) -> None:
+    """Nothing is called the same recipe that is not, and no error is drawn beside one in other units."""
+
+    def deep_run(data: str, describe: str, tau: float, **settings: object) -> tuple[str, pd.DataFrame]:
+        kind = "stand-in" if settings.get("kind") == "Carla" and not settings.get("path") else "real"
+        place = write_run(
+            tmp_path,
+            "images-quick",
+            data,
+            0.005,
+            kind=kind,
+            names=POINTS,
+            model=NET,
+            config={"data": settings},
+        )
+        info = json.loads((place / "run.json").read_text())
+        info["data"]["describe"], info["tau"] = describe, tau
+        (place / "run.json").write_text(json.dumps(info))
+        (drawing,) = (d for d in deep.draw(Runs(tmp_path)) if d.runs[0].data == data)
+        return drawing.caption, drawing.table[drawing.table.series == "published"]
+
+    carla = {"kind": "Carla", "name": None, "targets": ["speed", "steer"], "size": None}
+    caption, table = deep_run(
+        "carla_2d", "x: 960 train and 240 test rows, images 24 x 56", 40.0, **carla, scale_targets="standard"
+    )
+    assert (
+        "There / here: tau 2,898 / 40, train rows 40,000 / 960, images 88 x 200 / 24 x 56, targets in [0, 1] / of "
+        "deviation 1, drawn images instead of real ones; its linear prediction MSE is in other units and not drawn."
+    ) in caption
+    assert "linear_mse" not in set(table.metric) and {"noise", "cka"} <= set(table.metric)
+    caption, table = deep_run(
+        "carla_2d-drive", "x: 40000 train rows, images 88 x 200", 2900.0, **carla, path="drive.tar", scale_targets="minmax"
+    )  # fmt: skip
+    assert caption.endswith("There / here: other rows.") and "linear_mse" in set(table.metric)
+    assert "recipe" not in caption
+
+
+def test_a_lost_direction_is_said(tmp_path: Path) -> None:
+    for wd in (0.3, 0.0):
+        place = write_run(tmp_path, "images-quick", "carla_2d", wd, kind="stand-in", names=POINTS, model=NET)
+        if wd:
+            arrays = dict(np.load(place / "snapshots.npz"))
+            arrays["weight_end"] = np.outer([1.0, 0.01], np.ones(8)) + np.outer([0.0, 0.09], np.eye(8)[0])
+            np.savez(place / "snapshots.npz", **arrays)
+    draw_all(tmp_path, "quick", say=lambda line: None)
+    captions = json.loads((tmp_path / "figures/captions.json").read_text())
+    for name in ("prevalence_images", "sweep_images", "gamma_images", "deep_carla_2d"):
+        assert captions[name]["caption"].count("only 1 of 2 target directions left") == 1, name
+    assert "There / here: CARLA 2D (stand-in) " in captions["gamma_images"]["caption"]
 
 
 def test_own_recipe_wins_over_the_prevalence_runs(tmp_path: Path) -> None:

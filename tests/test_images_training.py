@@ -13,7 +13,8 @@ from nrc.data import RegressionData
 from nrc.errors import UserError
 from nrc.models import MLP, ResNet
 from nrc.record import read_run
-from nrc.training import Measure, Optim, Protocol, RunSettings, fit
+from nrc.training import Clock, Measure, Optim, Protocol, RunSettings, fit
+from nrc.training.measuring import Measurer
 from nrc.training.placement import Batches, place, rows
 
 
@@ -24,6 +25,8 @@ class Noise:
     folder: str
     train: int = 40
     resident: str = "auto"
+    kind: str = "synthetic"
+    left_out: tuple[str, ...] = ()
 
     def load(self) -> RegressionData:
         rng = np.random.default_rng(0)
@@ -42,8 +45,8 @@ class Noise:
             y[k:],
             ("image",),
             ("a", "b"),
-            "synthetic",
-            {"pixels_sha256": "0" * 64},
+            self.kind,
+            {"pixels_sha256": "0" * 64, "left_out": list(self.left_out)},
         )
 
 
@@ -67,7 +70,7 @@ def quiet(*_: object) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    measure = Measure(log_spaced=0, evenly=2, layers="all", samples=30)
+    measure = Measure(log_spaced=0, evenly=2, layers="all")
     assert fit(settings(folder, measure=measure), folder / "run", say=quiet) == "finished"
     return folder
 
@@ -120,6 +123,41 @@ def test_a_cut_run_continues_bitwise(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "cut/metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
     a, b = (torch.load(tmp_path / d / "checkpoint.pt", weights_only=True)["model"] for d in ("whole", "cut"))
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_end_says_how_fast_it_was_and_that_the_images_are_a_stand_in(tmp_path: Path) -> None:
+    said: list[str] = []
+    fit(settings(tmp_path, data=Noise(str(tmp_path), kind="stand-in")), tmp_path / "run", say=said.append)
+    info, _ = read_run(tmp_path / "run")
+    assert info["images_per_second"] > 0 and f"{info['images_per_second']:.0f} images/s" in said[-1]
+    # 2 epochs of 40 images, in less time than the whole run
+    assert info["images_per_second"] > 80 / info["seconds"]
+    assert "on stand-in data; NRC1" in said[-1] and "finished in" in said[-1]
+    fit(settings(tmp_path), tmp_path / "other", say=said.append)
+    assert "stand-in" not in said[-1]
+
+
+def test_files_left_out_are_all_in_the_record(tmp_path: Path) -> None:
+    names = [f"{i}.jpg (cut short)" for i in range(9)]
+    fit(settings(tmp_path, data=Noise(str(tmp_path), left_out=tuple(names))), tmp_path / "run", say=quiet)
+    assert read_run(tmp_path / "run")[0]["data"]["left_out"] == names
+
+
+def test_samples_limit_both_parts_alike(tmp_path: Path) -> None:
+    placed = place(Noise(str(tmp_path)).load(), "cpu")  # 40 train and 10 test images
+    model = ResNet().build(0, 2, seed=0)
+
+    def counts(samples: int | None) -> tuple[list[int], list[int]]:
+        plan = Measure(log_spaced=0, evenly=0, samples=samples)
+        measurer = Measurer(model, placed, plan, Clock.of(Optim(), Protocol(epochs=1), 40), seed=3)
+        parts = (measurer.train, placed.y_train), (measurer.test, placed.y_test)
+        train, test = ([int((y == row).all(1).nonzero()) for row in p.targets] for p, y in parts)
+        return train, test
+
+    assert counts(None) == counts(40) == (list(range(40)), list(range(10)))
+    train, test = counts(20)
+    assert len(set(train)) == 20 and len(set(test)) == 5 and (train, test) == counts(20)
+    assert [len(part) for part in counts(2)] == [2, 1]
 
 
 def test_pixels_stay_uint8_in_the_memory_map(tmp_path: Path) -> None:

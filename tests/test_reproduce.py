@@ -10,7 +10,9 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
+import _cli  # noqa: E402
 import _compose  # noqa: E402
+import reproduce_figures  # noqa: E402
 from reproduce_figures import EXPERIMENTS, QUICK_ONLY, parts, wanted  # noqa: E402
 
 from nrc.check import check, read_expectations  # noqa: E402
@@ -74,6 +76,46 @@ def test_every_expectation_speaks_of_runs_that_are_made(members: list[Member]) -
             swept = e.experiment == "prevalence" and e.weight_decay not in ("headline", 0)
             assert verdict.missing == (1 if swept else seeds.get(e.experiment, 1)), e
     assert len(read_expectations()) > 30
+
+
+def test_real_images_with_any_name_and_settings(tmp_path: Path) -> None:
+    """One sweep on one set, whatever the file is called."""
+    faces = tmp_path / "my faces, (2).tar"
+    faces.touch()
+    extra = reproduce_figures._real(str(faces), ["data.size=64", "optim.weight_decay=0.2,0"], "utkface")
+    members = _compose.sweep_members("images", "utkface", "quick", tmp_path, extra)
+    assert [m.settings.data.path for m in members] == [str(faces)] * 2  # type: ignore[attr-defined]
+    assert {m.settings.data.size for m in members} == {64}  # type: ignore[attr-defined]
+    assert {m.settings.optim.weight_decay for m in members} == {0.2, 0}
+    for name in ("x.npy", "y.npy"):
+        (tmp_path / name).touch()
+    pair = f"{tmp_path}/x.npy,{tmp_path}/y.npy"
+    extra = reproduce_figures._real(pair, [], "carla_2d")
+    found = _compose.sweep_members("images", "carla_2d", "quick", tmp_path, extra)
+    assert {m.settings.data.path for m in found} == {pair}  # type: ignore[attr-defined]
+    assert {m.directory.parts[-3] for m in found} == {"carla_2d-x"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "data.size=64"], "give --path as well"),
+        (["--dataset", "reacher", "--path", "."], "--path needs --dataset carla_2d"),
+        (["--dataset", "utkface", "--path", "no/where"], "no/where does not exist"),
+        (["--dataset", "carla_2d", "--path", "Makefile,nowhere.npy"], "nowhere.npy does not exist"),
+        (["--dataset", "utkface", "--path", ".", "--set", "64"], "expected KEY=VALUE"),
+        (["--dataset", "utkface", "--path", ".", "--set", "data.sise=64"], "there is no setting data.sise"),
+    ],
+)
+def test_mistakes_about_real_images(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPO)
+    monkeypatch.setattr(sys, "argv", ["reproduce_figures.py", *arguments])
+    with pytest.raises(SystemExit) as ended, _cli.one_line_errors():
+        reproduce_figures.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and words in said and said.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Train and test frames of a drive: by blocks of consecutive frames, or from two sources."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from nrc.data._cache import Frames
@@ -11,6 +13,8 @@ BLOCK, BLOCKS = 200, 10  # a CoRL-2017 file has 200 frames
 
 class Joined:
     """Train frames followed by test frames."""
+
+    left_out: Sequence[str] = ()
 
     def __init__(self, train: Frames, test: Frames) -> None:
         if train.shape != test.shape or train.target_names != test.target_names:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from nrc.data._arrays import pixels_sha256
+from nrc.data._columns import sha256_of
 from nrc.data.base import Array
 from nrc.errors import UserError
+from nrc.files import atomic
 
 VERSION = 1
 CHUNK = 200  # frames in memory at a time: one CoRL-2017 file, 10.6 MB
@@ -32,6 +35,7 @@ class Frames(Protocol):
         targets: (N, k) fp64, finite.
         target_names: k names.
         notes: what a reader should know about the source.
+        left_out: every file that was to be read and could not be, with why; only where that was asked for.
     """
 
     where: str
@@ -39,6 +43,7 @@ class Frames(Protocol):
     targets: Array
     target_names: tuple[str, ...]
     notes: list[str]
+    left_out: Sequence[str]
 
     def read(self, rows: Array) -> Array:
         """Decode these rows: (len(rows), H, W, 3) uint8."""
@@ -67,16 +72,19 @@ def decoded(
     place: str | Path,
     name: str,
     settings: dict[str, Any],
-    sources: Sequence[str | Path],
+    files: Sequence[Path],
     open_frames: Callable[[], tuple[Frames, Array, Array]],
 ) -> Decoded:
     """The decoded frames in split order, from the cache or made now.
+
+    What is in the cache is taken as it is while its files have the sizes and times they were written with; else its
+    sha256 decides.
 
     Args:
         place: the cache folder; every combination of name and settings has its own folder in it.
         name: of the set.
         settings: what the pixels, their order and the targets depend on, JSON-able.
-        sources: files and folders; a changed name, size or time of modification makes the cache anew.
+        files: all that is read of the source; another file, size or time of change makes the cache anew.
         open_frames: returns the frames and the train and test rows; called only when the cache is made.
 
     Raises:
@@ -84,7 +92,7 @@ def decoded(
     """
     key = hashlib.sha256(json.dumps([VERSION, settings], sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(place).expanduser() / f"{name}-{key}"
-    stamp = hashlib.sha256("\n".join(_stamps(sources)).encode()).hexdigest()
+    stamp = hashlib.sha256("\n".join(map(_stamp, files)).encode()).hexdigest()
     manifest = _valid(folder, stamp)
     if manifest is None:
         with alone(folder):
@@ -95,26 +103,40 @@ def decoded(
     return Decoded(pixels, np.load(folder / TARGETS, allow_pickle=False), manifest)
 
 
-def _stamps(sources: Sequence[str | Path]) -> Iterator[str]:
-    for source in map(Path, sources):
-        files = [source]
-        if source.is_dir():
-            files = sorted(Path(root) / file for root, _, names in os.walk(source) for file in names)
-        for file in files:
-            try:
-                facts = file.stat()
-            except OSError as error:
-                raise UserError(f"{file} cannot be read ({error.strerror}); repair or remove it") from error
-            yield f"{file.relative_to(source)} {facts.st_size} {facts.st_mtime_ns}"
+def _stamp(file: Path) -> str:
+    try:
+        facts = file.stat()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); repair or remove it") from error
+    # the time of change as well: copying tools set the time of modification back
+    return f"{file} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
+
+
+def _written(folder: Path) -> list[str]:
+    """Sizes and times of the cache's own arrays."""
+    return [_stamp(folder / name).removeprefix(f"{folder}/") for name in (PIXELS, TARGETS)]
 
 
 def _valid(folder: Path, stamp: str) -> dict[str, Any] | None:
-    """The manifest, if the cache is whole and its source unchanged."""
+    """The manifest, if its source is unchanged and the cache is what was written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        whole = (folder / PIXELS).stat().st_size == manifest["bytes"] and (folder / TARGETS).exists()
-        return manifest if whole and manifest["stamp"] == stamp else None
-    except (OSError, ValueError, KeyError):
+        if manifest["stamp"] != stamp:
+            return None
+        written = _written(folder)
+        if manifest["written"] == written:
+            return manifest
+        # copied, moved or damaged
+        pixels = np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False)
+        if pixels_sha256(pixels) != manifest["pixels_sha256"]:
+            return None
+        if sha256_of(folder / TARGETS) != manifest["targets_sha256"]:
+            return None
+        # a cache that may only be read is checked at every start
+        with suppress(UserError), atomic(folder / MANIFEST) as tmp:
+            tmp.write_text(json.dumps(manifest | {"written": written}, indent=1))
+        return manifest
+    except (OSError, EOFError, ValueError, KeyError, UserError):
         return None
 
 
@@ -159,8 +181,9 @@ def _make(
         np.save(part / TARGETS, frames.targets[rows])
         manifest = {
             **facts, "where": frames.where, "source_sha256": frames.sha256(), "pixels_sha256": pixels,
-            "shape": [len(rows), *frames.shape, 3], "bytes": (part / PIXELS).stat().st_size,
+            "targets_sha256": sha256_of(part / TARGETS), "written": _written(part), "shape": [len(rows), *frames.shape, 3],
             "n_train": len(train), "target_names": list(frames.target_names), "notes": frames.notes,
+            "left_out": list(frames.left_out),
         }  # fmt: skip
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1))
         shutil.rmtree(folder, ignore_errors=True)

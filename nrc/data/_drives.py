@@ -1,6 +1,7 @@
 """Frames of a drive with their steer and speed, from CoRL-2017 HDF5 files or a pair of .npy dumps."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +15,27 @@ COLUMNS = {"steer": 0, "speed": 10}  # of the 28 target columns of the CoRL-2017
 HDF5 = (".h5", ".hdf5", ".hdf")
 
 
+def hdf5_files(path: Path) -> list[Path]:
+    """The HDF5 files of a folder in the order of their names, or the file itself; [] where there are none."""
+    found = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [file for file in found if file.name.lower().endswith(HDF5)]
+
+
 class Hdf5Drive:
     """Files with rgb (N, H, W, 3) uint8 and targets (N, 28), in the order of their names.
 
     Only the targets are read here; a file that is cut short shows now and not after hours of decoding.
     """
 
+    left_out: Sequence[str] = ()
+
     def __init__(self, path: Path, size: tuple[int, int] | None, limit: int | None) -> None:
         self.where = str(path)
         self.notes: list[str] = []
         self.target_names = tuple(COLUMNS)
-        files = [path]
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.name.lower().endswith(HDF5))
         self.files: list[Path] = []
         targets, self.starts, native = [], [0], None
-        for file in files:
+        for file in hdf5_files(path):
             rows, shape = _hdf5_targets(existing(file))
             if native not in (None, shape):
                 raise UserError(
@@ -92,6 +98,8 @@ class NpyDrive:
 
     With 28 columns the targets are CoRL-2017's; with as many columns as `wanted` they are in that order.
     """
+
+    left_out: Sequence[str] = ()
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
 """The stand-in for UTKFace: drawn faces of an apparent age, written as UTKFace names its crops.
 
-Age shows in the shape of the face (children: round, large eyes), wrinkles, under-eye shadows, grey and receding
-hair and spots. Skin, hair and eye colour, pose, light, glasses, mouth, background, picture noise and sharpness
-vary without meaning anything. The age in the file's name is the apparent one plus noise: no R^2 of 1.
+Age shows plainly, as a short run must learn it, in hair that turns from dark to white in step with it; and in the
+shape of the face (children: round, large eyes), wrinkles, under-eye shadows, receding hair and spots. Skin, shade of
+hair and eyes, pose, light, glasses, mouth, background and picture noise vary without meaning anything. The age in the
+file's name is the apparent one plus noise: no R^2 of 1.
 """
 
 import io
@@ -17,7 +18,7 @@ SIDE, DRAWN = 200, 80  # pixels of a UTKFace crop; pixels drawn, then enlarged, 
 CHUNK = 10
 AGE_NOISE = 5.0  # years between the age that shows and the age in the name
 SKIN = ((250, 215, 190), (225, 180, 145), (190, 140, 100), (140, 95, 65), (85, 55, 40))
-HAIR = ((30, 25, 22), (75, 45, 25), (130, 90, 50), (200, 165, 100), (120, 50, 25))
+HAIR = ((30, 25, 22), (75, 45, 25), (110, 75, 40), (90, 60, 60), (110, 45, 25))
 
 
 def write_faces(folder: Path, faces: int, seed: int) -> None:
@@ -75,8 +76,8 @@ def render(age: Array, skin: Array, rng: np.random.RandomState) -> Array:
     image = _background(x0, y0, draw)
     wide, tall = 0.62 - 0.06 * grown, 0.66 + 0.12 * grown
     hair = np.array(HAIR, np.float32)[rng.randint(len(HAIR), size=n)][:, None, None]
-    grey = np.clip(column((age - 38 + 9 * rng.standard_normal(n)) / 32), 0, 1)[..., None]
-    hair = hair + grey * (np.array((205, 205, 205), np.float32) - hair)
+    grey = np.clip(column((age + 4 * rng.standard_normal(n)) / 75), 0, 1)[..., None]
+    hair = hair + grey * (np.array((225, 225, 225), np.float32) - hair)
     long = rng.uniform(size=(n, 1, 1)) < 0.45
     image = _over(image, hair, blob(0, -0.12, wide * 1.2, tall * 1.05) * (long | (y < 0)))
     image = _over(image, hair, blob(0, 0.5, wide * 1.25, 0.75) * long)

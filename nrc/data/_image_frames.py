@@ -1,5 +1,7 @@
 """Frames that are image files in a folder or tar; what cannot be decoded is named and counted."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from nrc.data._decode import decode
@@ -29,15 +31,17 @@ class ImageFrames:
         targets, target_names: (N, k) and k names.
         size: None: the size of the first readable image, which all others must have.
         remedy: what a user can do about files that cannot be read.
+        left_out: files that are not among the names because they cannot be read.
     """
 
     def __init__(
         self, store: Store, names: list[str], targets: Array, target_names: tuple[str, ...],
         size: tuple[int, int] | None, notes: list[str], remedy: str = "get them again, or take them out of the set",
+        left_out: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.store, self.names, self.remedy = store, names, remedy
         self.targets, self.target_names = targets, target_names
-        self.where, self.notes = store.where, notes
+        self.where, self.notes, self.left_out = store.where, notes, left_out
         self.size, self.broken = size, dict[str, str]()
         self.shape = size or self._first_shape()
 

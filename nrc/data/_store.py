@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from nrc.data._columns import one_line, sha256_of
+from nrc.data._columns import expanded, one_line, sha256_of
 from nrc.errors import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -16,13 +16,18 @@ TARS = (".tar", ".tar.gz", ".tgz")
 
 
 class Folder:
-    """The files below a folder, by their path relative to it; hidden ones are left out."""
+    """The files below a folder, by their path relative to it; hidden ones and the cache's own are left out."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, scratch: Path) -> None:
         self.where = str(place)
         self.place = place
+        own = _inside(scratch, place)
         found = (file.relative_to(place) for file in place.rglob("*") if file.is_file())
-        self.names = sorted(file.as_posix() for file in found if not _hidden(file))
+        self.names = sorted(
+            file.as_posix()
+            for file in found
+            if not _hidden(file) and (own is None or own not in file.parents)
+        )
         if not self.names:
             raise UserError(f"{place} is an empty folder; give data.path the folder that holds the files")
 
@@ -102,16 +107,29 @@ def open_store(path: str | Path, scratch: str | Path) -> Store:
     """The folder or tar at `path`; scratch: where a compressed one may be expanded."""
     place = Path(path).expanduser()
     if place.is_dir():
-        return Folder(place)
+        return Folder(place, expanded(scratch))
     if not place.is_file():
         raise UserError(f"{place} does not exist; give data.path an existing folder or file")
     if not place.name.lower().endswith(TARS):
         raise UserError(f"{place} is no folder and no {', '.join(TARS)} archive; unpack it first")
-    return Tar(place, Path(scratch).expanduser())
+    return Tar(place, expanded(scratch))
+
+
+def files_read(path: Path, scratch: str | Path, endings: tuple[str, ...]) -> list[Path]:
+    """What a loader of files with these endings reads of a folder or tar."""
+    if not path.is_dir():
+        return [path]
+    return [path / name for name in Folder(path, expanded(scratch)).names if name.lower().endswith(endings)]
 
 
 def is_image(name: str) -> bool:
     return name.lower().endswith(IMAGES)
+
+
+def _inside(inner: Path, outer: Path) -> Path | None:
+    """The path of a folder below another, relative to it; None where it lies elsewhere or is the same."""
+    inner, outer = inner.resolve(), outer.resolve()
+    return inner.relative_to(outer) if outer in inner.parents else None
 
 
 def _hidden(path: Path | PurePosixPath) -> bool:

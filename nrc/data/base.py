@@ -29,8 +29,9 @@ class RegressionData:
             (N, H, W, 3) uint8, kept as they are: a memory map is not read.
         input_names, target_names: one name per column; ("image",) for images.
         kind: one of "paper", "own experts", "real", "synthetic", "stand-in"; shown on figures.
-        provenance: where the data come from; must be JSON-able. Two entries are read: `notes`, lines that
-            describe() adds, and `pixels_sha256`, of all pixels (train, then test), which spares hashing them.
+        provenance: where the data come from; must be JSON-able. Three entries are read: `notes`, lines that
+            describe() adds; `left_out`, files that run.json names; and `pixels_sha256`, of all pixels (train, then
+            test), which spares hashing them.
         sha256: of the names, shapes and bytes of the arrays; computed. If given, it must agree.
 
     Raises:

@@ -10,15 +10,24 @@ import numpy as np
 from nrc.data._blocks import Joined, split_blocks
 from nrc.data._cache import Decoded, Frames, decoded
 from nrc.data._csv_drive import csv_drive
-from nrc.data._drives import HDF5, Hdf5Drive, NpyDrive
+from nrc.data._drives import Hdf5Drive, NpyDrive, hdf5_files
 from nrc.data._rendered import rendered
 from nrc.data._road import write_drive
-from nrc.data._store import open_store
-from nrc.data.base import TARGET_SCALES, Array, RegressionData, check_choice, check_range, scaled_targets
+from nrc.data._store import IMAGES, files_read, open_store
+from nrc.data.base import (
+    TARGET_SCALES,
+    Array,
+    RegressionData,
+    check_choice,
+    check_name,
+    check_range,
+    scaled_targets,
+)
 from nrc.errors import UserError
 
 TARGETS = ("speed", "steer")
-DRAWING = 1  # version of the stand-in: another number has it drawn again
+ONE_TARGET = {"speed": "carla_1d", "steer": "carla_1d_steer"}  # the papers' CARLA 1D is speed
+DRAWING = 2  # version of the stand-in: another number has it drawn again
 RESIDENT = ("auto", "device", "stream")
 
 
@@ -38,7 +47,8 @@ class Carla:
     test_path (the published SeqVal beside SeqTrain) all frames of `path` are train frames.
 
     Args:
-        name: name of the data; run directories of other sources than the stand-in add the file's name.
+        name: name of the data; null: carla_2d, carla_1d (speed) or carla_1d_steer, by the targets. Run directories
+            of other sources than the stand-in add the file's name.
         path, test_path: as above; test_path is a set of the same layout.
         targets: speed and steer, or one of them, in this order.
         scale_targets: "none" (NeurIPS 2024), "minmax": each target to [0, 1] over the train frames (CPAL 2026), or
@@ -59,7 +69,7 @@ class Carla:
         'carla_2d-SeqTrain'
     """
 
-    name: str = "carla_2d"
+    name: str | None = None
     path: Any = None
     test_path: Any = None
     targets: list[str] = field(default_factory=lambda: list(TARGETS))
@@ -78,6 +88,7 @@ class Carla:
     render_seed: int = 0
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         if (
             not self.targets
             or not set(self.targets) <= set(TARGETS)
@@ -100,10 +111,11 @@ class Carla:
     @property
     def data_name(self) -> str:
         """The name that goes into the run directory."""
+        name = self.name or ("carla_2d" if len(self.targets) > 1 else ONE_TARGET[self.targets[0]])
         if not self.path:
-            return self.name
+            return name
         stem = _files(self.path)[0].resolve().name.split(".")[0]
-        return f"{self.name}-{re.sub(r'[^A-Za-z0-9_-]+', '_', stem)}"
+        return f"{name}-{re.sub(r'[^A-Za-z0-9_-]+', '_', stem)}"
 
     @property
     def _size(self) -> tuple[int, int] | None:
@@ -163,17 +175,20 @@ class Carla:
             n = len(frames.targets)
             return both, np.arange(n), np.arange(n, len(both.targets))
 
-        return decoded(self.cache, self.name.split("_")[0], settings, files + tests, open_frames)
+        read = [file for path in files + tests for file in self._read(path)]
+        return decoded(self.cache, "carla", settings, read, open_frames)
+
+    def _read(self, path: Path) -> list[Path]:
+        """The files that frames and targets come from."""
+        return hdf5_files(path) or files_read(path, self.cache, (*IMAGES, ".csv"))
 
     def _open(self, files: list[Path], limit: int | None) -> Frames:
         if len(files) == 2:
             return NpyDrive(files[0], files[1], tuple(self.targets), self._size, limit)
         (path,) = files
-        if path.name.lower().endswith(HDF5):
-            return Hdf5Drive(path, self._size, limit)
         if path.suffix.lower() == ".npy":
             raise UserError(f"{path} needs its targets beside it: data.path='{path},targets.npy'")
-        if path.is_dir() and any(file.name.lower().endswith(HDF5) for file in path.iterdir()):
+        if hdf5_files(path):
             return Hdf5Drive(path, self._size, limit)
         columns = {"image": self.image_column, "steer": self.steer_column, "speed": self.speed_column}
         return csv_drive(open_store(path, self.cache), self.csv_file, columns, self._size, limit)

@@ -11,12 +11,12 @@ from nrc.data._cache import Frames, decoded
 from nrc.data._face import write_faces
 from nrc.data._image_frames import ImageFrames, Unreadable, listed
 from nrc.data._rendered import rendered
-from nrc.data._store import Store, is_image, open_store
+from nrc.data._store import IMAGES, Store, files_read, is_image, open_store
 from nrc.data.base import TARGET_SCALES, Array, RegressionData, check_choice, check_range, scaled_targets
 from nrc.data.carla import RESIDENT
 from nrc.errors import UserError
 
-DRAWING = 1  # version of the stand-in: another number has it drawn again
+DRAWING = 2  # version of the stand-in: another number has it drawn again
 AGE = re.compile(r"(\d{1,3})_")
 WELL_FORMED = re.compile(r"\d{1,3}_[01]_[0-4]_\d{17}\.jpg\.chip\.jpg")
 OLDEST = 116
@@ -37,7 +37,7 @@ class UTKFace:
         size: pixels of a side after resizing (200 as published, 128 in CPAL 2026).
         limit: only this many faces, drawn with split_seed, as the names are sorted by age.
         test_fraction, split_seed: of the random split.
-        unreadable: "stop" or "skip".
+        unreadable: "stop" or "skip"; run.json then lists every file left out.
         cache: folder of the decoded faces.
         resident: "device": faces are held on the device; "stream": read from the cache; "auto": as they fit.
         rendered, render_seed: faces of the stand-in, and its seed.
@@ -95,14 +95,15 @@ class UTKFace:
             "path": str(path.resolve()), "size": self.size, "limit": self.limit,
             "split": [self.test_fraction, self.split_seed], "unreadable": self.unreadable,
         }  # fmt: skip
-        found = decoded(self.cache, "utkface", settings, [path], lambda: self._open(path))
+        read = files_read(path, self.cache, IMAGES)
+        found = decoded(self.cache, "utkface", settings, read, lambda: self._open(path))
         manifest, n = found.manifest, found.n_train
         y, done = scaled_targets(self.scale_targets, found.targets, n)
         provenance = {
             "source": "files" if self.path else "drawn stand-in", "where": manifest["where"],
             "source_sha256": manifest["source_sha256"], "pixels_sha256": manifest["pixels_sha256"],
             "split": "random, copies together", "split_seed": self.split_seed, "limit": self.limit,
-            "notes": manifest["notes"], **done,
+            "notes": manifest["notes"], "left_out": manifest["left_out"], **done,
         }  # fmt: skip
         x = found.pixels
         kind = "real" if self.path else "stand-in"
@@ -117,14 +118,15 @@ class UTKFace:
             kept = np.random.RandomState(self.split_seed).permutation(len(names))[: self.limit]
             names = [names[i] for i in np.sort(kept)]
         notes = _oddities(store, names)
+        left_out: list[str] = []
         if self.unreadable == "skip":
             names, left_out = _readable(store, names, self.size)
-            notes += left_out
+            notes += [f"unreadable, left out: {listed(left_out)}"] if left_out else []
         groups, copies = _copies(store, names)
         age = np.array([[_age(name)] for name in names], np.float64)
         frames = ImageFrames(
             store, names, age, ("age",), (self.size, self.size), notes + copies,
-            "get them again, or leave them out with data.unreadable=skip",
+            "get them again, or leave them out with data.unreadable=skip", left_out,
         )  # fmt: skip
         return frames, *split_groups(store.where, groups, self.test_fraction, self.split_seed)
 
@@ -164,16 +166,14 @@ def _age(name: str) -> int:
 
 
 def _readable(store: Store, names: list[str], size: int) -> tuple[list[str], list[str]]:
-    """The names that can be decoded, and a note on the others."""
+    """The names that can be decoded, and the others with what is wrong with them."""
     trial = ImageFrames(store, names, np.empty((len(names), 0)), (), (size, size), [])
     for row in range(len(names)):
         trial.read(np.array([row]))
-    if not trial.broken:
-        return names, []
-    broken = [f"{name} ({why})" for name, why in trial.broken.items()]
-    if len(broken) == len(names):
+    if len(trial.broken) == len(names):
         raise Unreadable(store.where, trial.broken, "get them again")
-    return [name for name in names if name not in trial.broken], [f"unreadable, left out: {listed(broken)}"]
+    broken = [f"{name} ({why})" for name, why in trial.broken.items()]
+    return [name for name in names if name not in trial.broken], broken
 
 
 def _copies(store: Store, names: list[str]) -> tuple[Array, list[str]]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from nrc.figures._curves import FLOOR, LOG_MEAN, Sheet, log_axis
 from nrc.figures._load import Run
-from nrc.figures._reference import curve
+from nrc.figures._reference import curve, same_layers, same_units
 from nrc.figures._style import C0, C1, CONTROL, PUBLISHED
 
 NULL: dict[str, Any] = {"color": "black", "ls": ":", "lw": 0.9}
@@ -57,7 +57,7 @@ class Panels:
         self.line(axes, self.control, metric, "control", color=CONTROL, lw=1.2, marker=".")
         published = curve("deep_published", self.main[0].data, reference or metric)
         published = published[published["layer"].between(1, len(self.x))]
-        if len(published):
+        if len(published) and same_layers(self.main[0]):
             labels = {"data": self.main[0].data, "metric": metric, "series": "published"}
             style: dict[str, Any] = {"color": PUBLISHED, "lw": 0.6, "marker": "x", "ms": 2.5, "mew": 0.6}
             self.sheet.line(axes, published["layer"], published["value"], labels, **style)
@@ -96,7 +96,7 @@ def _alignment(panels: Panels, axes: Axes) -> None:
 
 def _linear(panels: Panels, axes: Axes) -> None:
     axes.set_yscale("log")
-    panels.pair(axes, "linear_mse")
+    panels.pair(axes, "linear_mse", reference=None if same_units(panels.main[0], "deep") else "none")
     panels.line(axes, panels.main, "linear_mse", "held-out", split="test", **HELD_OUT)
     mse = float(np.exp(np.mean([math.log(max(run.last("mse"), FLOOR)) for run in panels.main])))
     panels.level(axes, mse, "model mse")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from nrc.metrics import ALIVE
 from nrc.places import PROTOCOLS
@@ -41,6 +42,12 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         return self.info["identity"]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """All settings with the place of the data, which `settings` leave out; {} when not saved."""
+        file = self.path / "config.yaml"
+        return (yaml.safe_load(file.read_text()) if file.exists() else None) or {}
 
     @property
     def data(self) -> str:

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from nrc.figures._load import Run
+from nrc.figures._load import SIGNAL, Run
 from nrc.metrics import ALIVE
 from nrc.record import atomic
 
@@ -126,10 +126,12 @@ def scientific(value: float) -> str:
 
 
 def lost(runs: Sequence[Run]) -> str:
-    """In words how many target directions W no longer reads; empty when it reads all, in every seed."""
+    """In words that W no longer reads some target directions; empty when it reads all, in every seed."""
     left, n = min(((run.alive, run.target_rank) for run in runs if not run.vanished), default=(0, 0))
     if left >= n:
         return ""
+    if not left:
+        return f"the network explains less than {SIGNAL:g} of the targets' variance"
     return f"only {left} of {n} target directions left, as W's other singular values fell below {ALIVE:g} of the largest"
 
 
@@ -147,13 +149,6 @@ def pretty(data: str, runs: Sequence[Run] = ()) -> str:
     known, _, file = data.partition("-")
     name = f"{NAMES[known]} {file}".strip() if known in NAMES else data.replace("_", "-").capitalize()
     return name + (" (stand-in)" if any(run.kind == "stand-in" for run in runs) else "")
-
-
-def command(experiment: str, data: str, protocol: str) -> str:
-    """What makes the runs of a data set; one that was read from a file has the file's name after a dash."""
-    choice, _, file = data.partition("-")
-    where = f"data={choice} data.path={file}" if file else f"data={data}"
-    return f"python scripts/train.py -m experiment={experiment} {where} protocol={protocol}"
 
 
 def describe_model(run: Run, features: bool = True) -> str:

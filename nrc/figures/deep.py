@@ -2,11 +2,12 @@
 
 import math
 
-import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet
+from nrc.figures._depth import first_collapsed
 from nrc.figures._layers import (
     HELD_OUT,
     LOW_RANK_PANELS,
@@ -19,7 +20,7 @@ from nrc.figures._layers import (
     target_stable_rank,
 )
 from nrc.figures._load import Run, Runs
-from nrc.figures._reference import published_sets
+from nrc.figures._reference import differences, recipe, same_layers, same_units
 from nrc.figures._style import (
     C0,
     C2,
@@ -27,15 +28,15 @@ from nrc.figures._style import (
     PUBLISHED,
     WIDE,
     Drawing,
-    command,
     footer,
     legend_below,
+    lost,
     new_figure,
     number,
     pretty,
     scientific,
 )
-from nrc.metrics.depth import RULE, first_collapsed_layer
+from nrc.metrics.depth import RULE
 
 EXPERIMENTS = ("deep", "low_rank", "images")
 ALSO_IN_CSV = ("feature_weight_alignment_k", "feature_rank", "weight_rank")
@@ -61,7 +62,7 @@ def _one(runs: Runs, experiment: str, data: str, main: list[Run]) -> Drawing:
     contents = PANELS + (LOW_RANK_PANELS if low_rank else [])
     figure = new_figure(WIDE, 6.0 if low_rank else 4.4)
     grid = figure.subplots(math.ceil(len(contents) / 3), 3)
-    first = first_layer(main)
+    first = first_collapsed(main[0])
     for axes, (title, label, content) in zip(grid.flat, contents, strict=False):
         content(panels, axes)
         axes.set_title(title)
@@ -106,7 +107,7 @@ def _one(runs: Runs, experiment: str, data: str, main: list[Run]) -> Drawing:
         figure,
         panels.sheet.table(),
         main + control,
-        [command(chosen, data, runs.protocol)],
+        [command(chosen, main + control)],
     )
 
 
@@ -114,15 +115,6 @@ def _x_label(run: Run) -> str:
     if run.layers[0].startswith("fc"):
         return "layer (input of fc1, fc2, ...)"
     return "input of conv 1, 2, ... and fc"
-
-
-def first_layer(main: list[Run]) -> int | None:
-    """First collapsed layer of the first seed, by the rule of `nrc.metrics.depth`."""
-    run = main[0]
-    names = ("noise", "feature_weight_alignment", "linear_mse")
-    rows = [{name: run.last(name, layer=layer) for name in names} for layer in run.layers]
-    sigma = run.snapshots["sigma"]
-    return first_collapsed_layer(rows, run.last("mse"), float(np.trace(sigma)) / len(sigma))
 
 
 def _key(panels: Panels, first: int | None) -> list[Line2D]:
@@ -138,7 +130,7 @@ def _key(panels: Panels, first: int | None) -> list[Line2D]:
         Line2D([], [], **NULL, label="null: random pairing, directions"),
         Line2D([], [], **TARGET, label="model's MSE; target's stable rank"),
     ]
-    if main.data in published_sets():
+    if same_layers(main):
         handles.append(
             Line2D(
                 [], [], color=PUBLISHED, lw=0.6, marker="x", ms=2.5, mew=0.6, label="published, other data"
@@ -171,6 +163,7 @@ def _caption(main: list[Run], control: list[Run], first: int | None, low_rank: b
     )
     if control:
         text += f" (without weight decay {number(control[0].last('noise', layer=last))})"
+    text += f"; {words}" if (words := lost(main)) else ""
     start = f"collapse starts at {run.layers[first - 1]}" if first else "no layer is collapsed"
     text += f". By the rule ({RULE}) {start}: depth of collapse {depth} of {len(run.layers)} layers."
     text += (
@@ -180,7 +173,7 @@ def _caption(main: list[Run], control: list[Run], first: int | None, low_rank: b
     if not run.layers[0].startswith("fc"):
         how = (
             "at every position of the image"
-            if run.settings["measure"].get("positions")
+            if run.settings["measure"].get("positions") == "all"
             else "averaged over the image"
         )
         text += f" A convolution's features are its input channels, {how}; its weight is taken as c_in x (c_out kh kw)."
@@ -189,7 +182,13 @@ def _caption(main: list[Run], control: list[Run], first: int | None, low_rank: b
             " Target-side alignment is 1 for any features when the targets have exact rank r, trained or not: it is "
             "shown beside its permutation null, and the feature-side version is the one to read."
         )
-    if run.data in published_sets():
-        text += " Thin grey: read off the paper's figures; the same kind of data and recipe, but not the same rows"
-        text += " (and measured with 3 directions instead of 2)." if low_rank else "."
+    if same_layers(run):
+        text += f" Thin grey: read off the paper's figures, one run. There / here: {differences(run, 'deep')}"
+        text += ", measured with 3 directions / 2" if low_rank else ""
+        text += (
+            "." if same_units(run, "deep") else "; its linear prediction MSE is in other units and not drawn."
+        )
+    elif recipe("deep", run.data):
+        there = recipe("deep", run.data)["network"].split(",")[0]
+        text += f" The published curves are of another depth ({there}) and not drawn."
     return text

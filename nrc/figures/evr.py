@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.lines import Line2D
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._load import Run, Runs
 from nrc.figures._style import (
@@ -13,7 +14,6 @@ from nrc.figures._style import (
     C4,
     Drawing,
     column_title,
-    command,
     footer,
     legend_below,
     lost,
@@ -63,7 +63,7 @@ def _one(runs: Runs, kind: str) -> Drawing | None:
         figure,
         sheet.table(),
         used,
-        [command(experiment, d, runs.protocol) for d in columns],
+        [command(experiment, main) for main in columns.values()],
     )
 
 

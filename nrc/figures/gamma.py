@@ -4,15 +4,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet, log_axis
 from nrc.figures._load import Run, Runs
-from nrc.figures._reference import base, on_which_data, published
+from nrc.figures._reference import base, differences, on_which_data, published, recipe
 from nrc.figures._style import (
     C0,
     C1,
     PUBLISHED,
     Drawing,
-    command,
     footer,
     legend_below,
     lost,
@@ -67,12 +67,18 @@ def _figure(runs: Runs, name: str, kinds_drawn: list[str]) -> Drawing | None:
     axes[0].set_ylabel("NRC3(γ) of the final W")
     legend_below(figure, _key(columns), 2 if len(columns) == 1 else 4)
     footer(figure, used, features=False)
-    commands = [command(e, d, runs.protocol) for e in unique_experiments(columns) for d in columns]
+    commands = [
+        command(KINDS[kind][0], kinds[kind])
+        for kind in kinds_drawn
+        for kinds in columns.values()
+        if kind in kinds
+    ]
     caption = (
         "NRC3 of the final W against gamma/lambda_min, one line per seed; the dot is the closed-form minimum, inside "
         "(0, 1) when W fits the shifted root of Sigma; at 1 the shifted root has lost its weakest direction, and W with it. "
         + "; ".join(said)
-        + f". Grey ticks on the upper edge: minima printed in the paper, for ReLU features and {on_which_data(used)}."
+        + ". Grey ticks on the upper edge: minima printed in the paper"
+        + _elsewhere([run for kinds in columns.values() for main in kinds.values() for run in main[:1]])
     )
     return Drawing(name, "NRC3 against gamma", caption, figure, sheet.table(), used, commands)
 
@@ -82,10 +88,6 @@ def _lambdas(kinds: dict[str, list[Run]]) -> str:
     if len(set(values.values())) == 1:
         return f"λ = {scientific(next(iter(values.values())))}"
     return "λ = " + ", ".join(f"{scientific(v)} ({k.replace('relu', 'ReLU')})" for k, v in values.items())
-
-
-def unique_experiments(columns: dict[str, dict[str, list[Run]]]) -> list[str]:
-    return [KINDS[kind][0] for kind in KINDS if any(kind in found for found in columns.values())]
 
 
 def _one(sheet: Sheet, panel: Axes, run: Run, kind: str) -> float | None:
@@ -104,6 +106,16 @@ def _one(sheet: Sheet, panel: Axes, run: Run, kind: str) -> float | None:
     place = {"color": COLOURS[kind], "marker": "o", "ls": "", "ms": 3.5, "zorder": 4, "clip_on": False}
     sheet.line(panel, [best / smallest], [value], {**labels, "series": f"{kind} minimum"}, **place)
     return best / smallest
+
+
+def _elsewhere(runs: list[Run]) -> str:
+    """What the published minima are of."""
+    images = [
+        f"{pretty(r.data, [r])} {differences(r, 'prevalence')}" for r in runs if recipe("prevalence", r.data)
+    ]
+    if not any(run.settings["model"].get("kind") == "ResNet" for run in runs):
+        return f", for ReLU features and {on_which_data(runs)}."
+    return f". There / here: {'; '.join(images)}." if images else "."
 
 
 def _published_minimum(sheet: Sheet, panel: Axes, data: str) -> None:

@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from nrc.figures._command import command
 from nrc.figures._curves import FLOOR, Sheet
 from nrc.figures._load import BUDGET_DONE, Run, Runs, lambda_groups
 from nrc.figures._phase import (
@@ -86,7 +87,7 @@ def draw(runs: Runs) -> list[Drawing]:
     """`phase_<data>`: NRC1, rank, R^2 and test error by rows, feature layers by columns."""
     names = {**runs.of(GRID["relu"]), **runs.of(GRID["linear"])}
     found = {data: {k: g for k in GRID if (g := _grid(runs, k, data))} for data in names}
-    return [_one(runs, data, grids) for data, grids in found.items() if grids]
+    return [_one(data, grids) for data, grids in found.items() if grids]
 
 
 def _grid(runs: Runs, kind: str, data: str) -> Groups:
@@ -100,7 +101,7 @@ def _grid(runs: Runs, kind: str, data: str) -> Groups:
     }
 
 
-def _one(runs: Runs, data: str, grids: Grids) -> Drawing:
+def _one(data: str, grids: Grids) -> Drawing:
     used = [run for groups in grids.values() for group in groups.values() for run in group]
     figure = new_figure(panels_width(len(grids)), 6.8)
     panels = figure.subplots(len(ROWS), len(grids), squeeze=False, sharex=True, sharey=True)
@@ -130,8 +131,8 @@ def _one(runs: Runs, data: str, grids: Grids) -> Drawing:
     legend_below(figure, _key(), 3 if len(grids) > 1 else 1)
     footer(figure, used, features=False)
     commands = [
-        f"python scripts/train.py -m experiment={experiment} data={data} protocol={runs.protocol}"
-        for kind in grids
+        command(experiment, [run for group in groups.values() for run in group])
+        for kind, groups in grids.items()
         for experiment in (GRID[kind], LAYERS[kind][0])
     ]
     title = f"Phase diagram of collapse, {pretty(data)}"

@@ -6,9 +6,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._load import Run, Runs
-from nrc.figures._reference import curve, on_which_data
+from nrc.figures._reference import curve, on_which_data, same_units
 from nrc.figures._style import (
     C0,
     C1,
@@ -17,7 +18,6 @@ from nrc.figures._style import (
     PUBLISHED,
     Drawing,
     column_title,
-    command,
     footer,
     legend_below,
     lost,
@@ -80,7 +80,7 @@ def _one(runs: Runs, kind: str) -> Drawing | None:
         figure,
         sheet.table(),
         used,
-        [command(experiment, d, runs.protocol) for d in columns],
+        [command(experiment, main + runs.control(experiment, d)) for d, main in columns.items()],
     )
 
 
@@ -114,8 +114,9 @@ def _published_decay(main: list[Run]) -> float:
 
 
 def _comparable(main: list[Run]) -> bool:
-    """Whether it is within a factor of 2 of ours: the error depends on it."""
-    return 0.5 <= _published_decay(main) / main[0].weight_decay <= 2
+    """Whether it is within a factor of 2 of ours, on which the error depends, and errors share their units."""
+    near = 0.5 <= _published_decay(main) / main[0].weight_decay <= 2
+    return near and same_units(main[0], "prevalence")
 
 
 def _errors(sheet: Sheet, left: Axes, tau: TauAxis, main: list[Run], kind: str, edge: str) -> None:

@@ -2,6 +2,7 @@
 
 from matplotlib.lines import Line2D
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._load import Run, Runs
 from nrc.figures._reference import curve, on_which_data
@@ -83,11 +84,7 @@ def draw(runs: Runs) -> list[Drawing]:
         + "; ".join(said)
         + "."
     )
-    commands = [
-        f"python scripts/train.py -m experiment={LAYERS[k][0]} data={d} protocol={runs.protocol}"
-        for d, kinds in columns.items()
-        for k in kinds
-    ]
+    commands = [command(LAYERS[k][0], main) for kinds in columns.values() for k, main in kinds.items()]
     return [
         Drawing("published", "Beside the published numbers", caption, figure, sheet.table(), used, commands)
     ]

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet, log_axis
 from nrc.figures._layers import NULL, TARGET, Panels
 from nrc.figures._load import Run, Runs, lambda_groups, runs_of
@@ -103,7 +104,6 @@ def _against_published(main: list[Run], extras: dict[str, str]) -> Drawing:
         fontsize=9,
     )
     footer(figure, main)
-    command = f"python scripts/train.py experiment=sgemm protocol={run.protocol} data.path=sgemm_product.csv"
     return Drawing(
         "sgemm",
         "SGEMM against the published curves",
@@ -111,7 +111,7 @@ def _against_published(main: list[Run], extras: dict[str, str]) -> Drawing:
         figure,
         panels.sheet.table(),
         main,
-        [command],
+        [command("sgemm", main)],
         {"sgemm_table.csv": table.to_csv(index=False, lineterminator="\n"), **extras},
     )
 
@@ -211,13 +211,9 @@ def _decay(groups: dict[float, list[Run]], extras: dict[str, str]) -> Drawing:
     ]
     legend_below(figure, handles, 4)
     footer(figure, everything)
-    protocol = everything[0].protocol
-    command = (
-        f"python scripts/train.py -m experiment=sgemm_decay protocol={protocol} data.path=sgemm_product.csv"
-    )
     return Drawing(
         "sgemm_decay", "SGEMM: what the weight decay does", _decay_caption(groups), figure, sheet.table(),
-        everything, [command], extras,
+        everything, [command("sgemm_decay", everything)], extras,
     )  # fmt: skip
 
 

@@ -5,11 +5,11 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._load import Run, Runs, lambda_groups
 from nrc.figures._style import (
     Drawing,
-    command,
     footer,
     lambda_colours,
     lost,
@@ -69,7 +69,7 @@ def _one(runs: Runs, kind: str) -> Drawing | None:
     figure.align_ylabels(list(grid[:-1, 0]))
     everything = [run for groups in columns.values() for group in groups.values() for run in group]
     footer(figure, everything)
-    commands = [command(experiment, d, runs.protocol) for d in columns]
+    commands = [command(experiment, [run for group in g.values() for run in group]) for g in columns.values()]
     title = f"Weight-decay sweep, {words}"
     return Drawing(f"sweep_{kind}", title, _caption(columns), figure, sheet.table(), everything, commands)
 
@@ -145,6 +145,6 @@ def _caption(columns: dict[str, dict[float, list[Run]]]) -> str:
     note = (
         "Viridis from the largest weight decay (dark) to the smallest, 0 black and dashed; each seed thin, mean thick. "
         "A cross marks where a quantity stops being defined, and why stands in the key. The budget lambda*tau tells "
-        "'does not collapse' from 'not yet': below about 10 nothing has had time to decay. "
+        "'does not collapse' from 'not yet': below about 10 not everything has had time to decay. "
     )
     return note + ". ".join(parts) + "."

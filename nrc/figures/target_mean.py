@@ -69,7 +69,10 @@ def draw(runs: Runs) -> list[Drawing]:
         "cheap only for targets that lie to one side of 0; for centred ones the mean feature stays outside. "
         f"Dotted below: where a target direction would count as dead. NRC1 at the end: {said}."
     )
-    commands = [f"python scripts/train.py -m experiment=target_mean data={data}" for data in columns]
+    commands = [
+        f"python scripts/train.py -m experiment=target_mean data={data} protocol={used[0].protocol}"
+        for data in columns
+    ]
     return [
         Drawing("target_mean", "One-sided targets collapse", caption, figure, sheet.table(), used, commands)
     ]

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from matplotlib.lines import Line2D
 
+from nrc.figures._command import command
 from nrc.figures._curves import FLOOR, Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._load import Run, Runs
 from nrc.figures._style import (
@@ -85,7 +86,9 @@ def draw(runs: Runs) -> list[Drawing]:
         + ". ".join(f"{p}: {words}" for p, words in said.items() if words)
         + ". NRC3 at its best gamma may pass through 0, where its gap in decades says little."
     )
-    commands = [f"python scripts/train.py -m experiment=tau_clock data={d}" for d in columns]
+    commands = [
+        command("tau_clock", [run for group in both.values() for run in group]) for both in columns.values()
+    ]
     return [Drawing("tau_clock", "Two recipes, one clock", caption, figure, sheet.table(), used, commands)]
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from nrc.figures._command import command
 from nrc.figures._curves import Sheet
 from nrc.figures._load import Run, Runs
 from nrc.figures._style import (
@@ -78,12 +79,7 @@ def _usable(run: Run) -> bool:
 
 def _commands(runs: Runs, rows: list[bool], columns: list[str]) -> list[str]:
     experiments = ([EXPERIMENT] if rows[0] else []) + ([e for e, _ in LAYERS.values()] if rows[1] else [])
-    return [
-        f"python scripts/train.py -m experiment={e} data={d} protocol={runs.protocol}"
-        for e in experiments
-        for d in columns
-        if d in runs.of(e)
-    ]
+    return [command(e, runs.of(e)[d]) for e in experiments for d in columns if d in runs.of(e)]
 
 
 def _points(

@@ -1,13 +1,15 @@
 """Where collapse begins: the first collapsed layer and the depth of collapse, by a stated rule.
 
 CPAL 2026 draws a green line at the "first collapsed layer" without saying how it was found. The rule here:
-layer l is collapsed when, on the training set,
+layer l is collapsed when
 
     noise                                           <= NOISE_MAX       r directions hold the features
     feature_weight_alignment                        >= ALIGNMENT_MIN   the weight reads those directions
     (linear_mse - mse of the model) / target variance  <= R2_GAP_MAX   an affine map does what the rest does
 
-The first collapsed layer is the first that passes all three and after which noise and the affine gap stay
+Noise and alignment are of the training set. So that few rows and many features do not count as collapse, the affine
+map is fitted there and judged, as the model is, on held-out rows where those were measured. The first collapsed
+layer is the first that passes all three and after which noise and the affine gap stay
 within bounds to the output. Alignment is asked of that layer alone: deeper, where a direction of W has
 decayed to almost nothing, the published alignments dip as well.
 """
@@ -36,8 +38,8 @@ def first_collapsed_layer(
 
     Args:
         rows: one mapping per layer in forward order, with `noise`, `feature_weight_alignment` and
-            `linear_mse` of the training set; NaN counts as not collapsed.
-        model_mse: the model's own training MSE.
+            `linear_mse`; NaN counts as not collapsed.
+        model_mse: the model's own MSE on the rows that `linear_mse` is of.
         target_variance: tr(Sigma)/t, the MSE of predicting the mean.
 
     Example:

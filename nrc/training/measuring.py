@@ -49,13 +49,10 @@ class Measurer:
 
     def __init__(self, model: nn.Module, data: Placed, plan: Measure, clock: Clock, seed: int) -> None:
         self.model, self.clock = model, clock
-        index = None
-        if plan.samples is not None and plan.samples < len(data.x_train):
-            draw = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(seed))
-            index = draw[: plan.samples].sort().values
+        share = 1.0 if plan.samples is None else min(1.0, plan.samples / len(data.x_train))
         chunk = CHUNK if data.x_train.ndim == 2 else IMAGES
-        self.train = Batches(data.x_train, data.y_train, chunk, index)
-        self.test = Batches(data.x_test, data.y_test, chunk)
+        self.train = Batches(data.x_train, data.y_train, chunk, _drawn(len(data.x_train), share, seed))
+        self.test = Batches(data.x_test, data.y_test, chunk, _drawn(len(data.x_test), share, seed))
         self.positions = plan.positions
         self.modules: dict[str, nn.Module] = model.measured_layers()  # type: ignore[operator]
         self.head = list(self.modules)[-1]
@@ -201,6 +198,14 @@ class Measurer:
         self.first_nrc1, self.start = state["first_nrc1"], state["start"]
         self.last = None if state["last"] is None else Metrics(**state["last"])
         self.frames = state["frames"]
+
+
+def _drawn(n: int, share: float, seed: int) -> Tensor | None:
+    """Numbers of this share of n rows, the same for every step; None for all."""
+    if share == 1:
+        return None
+    draw = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return draw[: math.ceil(round(share * n, 6))].sort().values
 
 
 def _allowed(ranks: list[int], n_targets: int) -> list[int]:

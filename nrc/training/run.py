@@ -141,8 +141,11 @@ def fit(
                     if asked() or step >= clock.total_steps:
                         break
                     target = next(s for s in schedule if s > step)
-                    paused = time.monotonic()
-                    step = train_steps(stepper, x, y, order, clock, step, target, pause)
+                    paused = before = time.monotonic()
+                    first, step = step, train_steps(stepper, x, y, order, clock, step, target, pause)
+                    if data.is_image:
+                        trial.images += (step - first) * len(x) / clock.steps_per_epoch
+                        trial.training += time.monotonic() - before
             except Diverged as error:
                 return trial.diverged(error)
             trial.save(step)

@@ -103,7 +103,8 @@ class Measure:
         every: measure every so many epochs (null: not by epochs).
         log_spaced: number of steps spaced evenly in log(step).
         evenly: number of steps spaced evenly over the run.
-        samples: measure on this many fixed training samples (null: all of them).
+        samples: measure on this many fixed training samples and on as large a share of the test samples, drawn
+            once with the run's seed (null: all of both).
         positions: features of a convolution: "pool", their mean over the image (the CPAL 2026 paper's code), or
             "all", every position as a sample with its image's targets (that paper's text).
         layers: "last" for the input of the output layer alone, "all" for every named layer.

@@ -37,6 +37,8 @@ class Trial:
     append: Callable[[list[Row]], None] = field(init=False)
     began: float = field(init=False)
     resumed: bool = field(init=False, default=False)
+    images: float = 0.0  # that this process trained on, and the seconds it took
+    training: float = 0.0
 
     def __post_init__(self) -> None:
         self.append = self.run.append
@@ -63,6 +65,8 @@ class Trial:
         if before and before.split("; then ")[-1] != environment["path"]:
             environment = environment | {"path": f"{before}; then {environment['path']}"}
         facts: dict[str, Any] = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
+        if data.provenance.get("left_out"):
+            facts["left_out"] = data.provenance["left_out"]
         layers = getattr(settings.model, "num_layers", 0)
         if settings.optim.penalty == "all" and layers >= 2:
             facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
@@ -109,6 +113,12 @@ class Trial:
             "seconds": seconds,
             "undefined": self.measurer.undefined,
         }
+        words = f"finished in {seconds:.0f} s"
+        if self.images:
+            result["images_per_second"] = round(self.images / self.training, 1)
+            words += f", {self.images / self.training:.0f} images/s while training"
+        if self.run.info["data"]["kind"] == "stand-in":
+            words += ", on stand-in data"
         if step < self.clock.total_steps:
             self.run.end(
                 "interrupted",
@@ -119,5 +129,5 @@ class Trial:
             return "interrupted"
         self.run.save_snapshots(self.measurer.snapshots())
         self.run.end("finished", self.measurer.state_of_collapse(), **result)
-        self.say(f"{self.run.path}: finished in {seconds:.0f} s; {self.run.info['reason']}")
+        self.say(f"{self.run.path}: {words}; {self.run.info['reason']}")
         return "finished"
