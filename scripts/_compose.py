@@ -134,13 +134,13 @@ def with_length(cfg: DictConfig) -> DictConfig:
 
 
 def headlines(experiments: list[tuple[str, str]], protocol: str) -> dict[str, dict[str, float]]:
-    """experiment -> data -> the weight decay whose run the headline figure shows."""
+    """experiment -> data (without what a variant adds after a dash) -> the weight decay of the headline figure."""
     found: dict[str, dict[str, float]] = {}
     with initialize_config_dir(CONF, version_base="1.3"):
         for experiment, data in experiments:
             cfg = compose("train", [f"experiment={experiment}", f"data={data}", f"protocol={protocol}"])
             folder, name = cfg.name.removesuffix(f"-{protocol}"), group_settings(cfg, "data").data_name
-            found.setdefault(folder, {})[name] = float(cfg.optim.weight_decay)
+            found.setdefault(folder, {})[name.partition("-")[0]] = float(cfg.optim.weight_decay)
     return found
 
 

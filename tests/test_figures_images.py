@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from run_tools import sealed
 from test_figures import write_run
 
 from nrc.figures import Runs, deep, draw_all
@@ -98,8 +99,9 @@ def test_the_printed_command_makes_the_runs_again(tmp_path: Path, given: list[st
         settings = member.settings.as_dict()
         known = {"name": member.settings.data.data_name}  # type: ignore[attr-defined]
         info = {"identity": settings | {"data": known}}
+        config = settings | {"given": member.settings.given()}
         (tmp_path / f"{number}").mkdir()
-        (tmp_path / f"{number}" / "config.yaml").write_text(yaml.safe_dump(settings))
+        (tmp_path / f"{number}" / "config.yaml").write_text(yaml.safe_dump(config))
         runs.append(Run(tmp_path / f"{number}", info, pd.DataFrame()))
     experiment = given[0].removeprefix("experiment=")
     words = shlex.split(command(experiment, runs))
@@ -166,6 +168,7 @@ def test_a_lost_direction_is_said(tmp_path: Path) -> None:
             arrays = dict(np.load(place / "snapshots.npz"))
             arrays["weight_end"] = np.outer([1.0, 0.01], np.ones(8)) + np.outer([0.0, 0.09], np.eye(8)[0])
             np.savez(place / "snapshots.npz", **arrays)
+            sealed(place)
     draw_all(tmp_path, "quick", say=lambda line: None)
     captions = json.loads((tmp_path / "figures/captions.json").read_text())
     for name in ("prevalence_images", "sweep_images", "gamma_images", "deep_carla_2d"):

@@ -3,10 +3,8 @@
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
-import nrc.data
 from nrc.figures._load import Run
 
 # where the copies lie and what only the stand-ins have
@@ -22,7 +20,8 @@ OFTEN_SET = (  # of runs on one's own files
     ("measure", "samples"),
 )
 PLAIN = re.compile(r"[A-Za-z_./-][\w./-]*")
-GROUPS: dict[type, str] = {nrc.data.Table: "table", nrc.data.Sgemm: "sgemm", nrc.data.UTKFace: "utkface"}
+GROUPS = {"Sgemm": "sgemm", "UTKFace": "utkface"}
+OWN_NAMES = ("Mujoco", "LowRank")  # kinds of data that are called what their file in conf/data is
 
 
 def command(experiment: str, runs: Sequence[Run]) -> str:
@@ -35,40 +34,38 @@ def command(experiment: str, runs: Sequence[Run]) -> str:
         experiment: file of conf/experiment.
         runs: as in `config.yaml` and `run.json`; without a config.yaml the data are known by name alone.
     """
-    data = runs[0].config.get("data", {})
+    data, given = runs[0].config.get("data", {}), runs[0].config.get("given", {})
     group = _group(data, runs[0].data)
     chosen = [f"experiment={experiment}", f"data={group}"]
     if data.get("path") or data.get("source", "embedded") != "embedded":
-        chosen += [*_data(data, group), *_training(runs)]
+        chosen += [*_data(data, given, group), *_training(runs)]
     protocols = {run.protocol for run in runs}
     if len(protocols) == 1:  # else the experiment itself goes through them
         chosen.append(f"protocol={protocols.pop()}")
     return shlex.join(["python", "scripts/train.py", "-m", *chosen])
 
 
-def _class(data: dict[str, Any]) -> type:
-    # a table's own kind, e.g. real, stands where the others have the name of their class
-    return getattr(nrc.data, data["kind"], nrc.data.Table)
-
-
 def _group(data: dict[str, Any], name: str) -> str:
     """The file of conf/data."""
     if not data:
         return name
-    if _class(data) is nrc.data.Carla:
+    kind = data["kind"]
+    if kind == "Carla":
         return {"speed": "carla_1d", "speed,steer": "carla_2d"}.get(",".join(data["targets"]), "carla")
-    return GROUPS.get(_class(data), data["name"])
+    if kind in OWN_NAMES:
+        return data["name"]
+    return GROUPS.get(
+        kind, "table"
+    )  # a table's own kind, e.g. real, stands where others have that of their class
 
 
-def _data(data: dict[str, Any], group: str) -> list[str]:
-    defaults = {field.name: field.default for field in fields(_class(data))}
+def _data(data: dict[str, Any], given: dict[str, Any], group: str) -> list[str]:
     implied = {"name": group} | ({"targets": data["targets"]} if group in ("carla_1d", "carla_2d") else {})
     own = [
         key
-        for key, default in defaults.items()
-        if key in data
+        for key in data
+        if (key in BY_RECIPE or key in given)
         and key not in UNSAID
-        and (key in BY_RECIPE or data[key] != default)
         and not (key in implied and data[key] == implied[key])
     ]
     return [f"data.{key}={value(data[key])}" for key in own]

@@ -1,7 +1,7 @@
 """What a training run is told: plain frozen values, checked when they are made."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 from typing import Protocol as Interface
 
@@ -177,6 +177,11 @@ class RunSettings:
     protocol: Protocol
     measure: Measure
     seed: int = 0
+
+    def given(self) -> dict[str, Any]:
+        """The settings of the data that are not the defaults of their class."""
+        defaults = {f.name: f.default for f in fields(self.data)}  # type: ignore[arg-type]
+        return {key: value for key, value in asdict(self.data).items() if value != defaults[key]}  # type: ignore[call-overload]
 
     def as_dict(self) -> dict[str, Any]:
         optim = asdict(self.optim)

@@ -70,7 +70,7 @@ class Trial:
         layers = getattr(settings.model, "num_layers", 0)
         if settings.optim.penalty == "all" and layers >= 2:
             facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
-        self.run.start(settings.as_dict(), environment, facts)
+        self.run.start(settings.as_dict() | {"given": settings.given()}, environment, facts)
 
     def measure(self, step: int, moments: tuple[Collected, Collected] | None = None) -> None:
         """Write the metric rows of this step, unless an earlier attempt did; arguments as for `Measurer.rows`.
