@@ -82,13 +82,13 @@ def test_workers_say_how_far_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stacked: bool
 ) -> None:
     monkeypatch.setattr(module, "HEARTBEAT", 0.0)  # a line at every look
-    optim, measure = Optim(lr=0.05, batch_size=48), Measure(log_spaced=0, evenly=0)
+    optim, measure = Optim(lr=0.05, batch_size=48), Measure(log_spaced=0, evenly=30)
     data, model = LowRank(t=2, r=2, d=5, n=200), MLP(num_layers=3, width=16)
     members = [
         Member(
             RunSettings(data, model, optim, Protocol(epochs=epochs), measure), tmp_path / str(epochs), epochs
         )
-        for epochs in (1500, 500)
+        for epochs in (6000, 2000)
     ]
     assert set(run_all(members, workers=1, device="cpu", stacked=stacked).values()) == {"finished"}
     lines = capsys.readouterr().out.splitlines()
