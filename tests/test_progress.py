@@ -105,19 +105,19 @@ def test_separate_runs_take_the_cores_or_one_gpu_each() -> None:
     assert set(_seats(gpus=0, workers=None)) == {None}
 
 
-SECONDS = {  # CPU time of whole runs of the quick protocol on one core: steps and measurements, timed and multiplied
-    ("prevalence", "reacher"): 32,
-    ("prevalence", "swimmer"): 11,
-    ("prevalence", "hopper"): 34,
-    ("deep_reacher", "reacher"): 115,
-    ("deep_swimmer", "swimmer"): 50,
-    ("deep_hopper", "hopper"): 95,
-    ("low_rank", "low_rank"): 96,
+SECONDS = {  # of whole runs of the quick protocol, one core each, from one reproduction
+    ("prevalence", "reacher"): 34,
+    ("prevalence", "swimmer"): 13,
+    ("prevalence", "hopper"): 37,
+    ("deep_reacher", "reacher"): 118,
+    ("deep_swimmer", "swimmer"): 47,
+    ("deep_hopper", "hopper"): 107,
+    ("low_rank", "low_rank"): 107,
     ("ufm", "reacher"): 17,
     ("ufm", "hopper"): 26,
-    ("animation", "swimmer"): 15,
-    ("images", "carla_2d"): 235,
-    ("images", "utkface"): 336,
+    ("animation", "swimmer"): 16,
+    ("images", "carla_2d"): 129,
+    ("images", "utkface"): 120,
 }
 
 

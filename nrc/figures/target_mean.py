@@ -63,7 +63,7 @@ def draw(runs: Runs) -> list[Drawing]:
     footer(figure, used)
     said = "; ".join(_in_words(data, by_mean) for data, by_mean in columns.items())
     caption = (
-        "The published network on the same inputs and targets, with every target shifted to a mean of 0, 1, 2 and more "
+        "The published network on the same inputs and targets, with every target shifted to a mean of 0, 2 and 4 "
         "of its standard deviations. Sigma does not change, so by the unconstrained feature model nothing "
         "should. With ReLU features the mean decides: they are non-negative, so a plane that holds them all is "
         "cheap only for targets that lie to one side of 0; for centred ones the mean feature stays outside. "
