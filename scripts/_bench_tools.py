@@ -42,6 +42,8 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a call in a new process, which is the only way to a peak of memory of its own."""
+    # glibc else keeps freed blocks of up to 32 MB in its heap, whose holes would count as memory in use
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1000000")
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from nrc import measure
 from nrc.figures import (
@@ -26,6 +27,7 @@ from nrc.figures import (
     target_mean,
     tau_clock,
 )
+from nrc.figures._curves import TauAxis
 from nrc.figures._style import power, scientific, style
 from nrc.metrics import ALIVE
 from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX, R2_GAP_MAX, depth_of_collapse, first_collapsed_layer
@@ -354,6 +356,17 @@ def test_deep_figure_states_the_target_and_the_first_collapsed_layer(tmp_path: P
     assert noise["layer"].tolist() == list(range(1, 9))
     np.testing.assert_allclose(noise["value"], [1 / (20 * k) for k in range(1, 9)])
     assert "published" in set(table["series"])
+
+
+@pytest.mark.parametrize(("taus", "ticks"), [((1.8, 9.2), ["0", "2", "5"]), ((2, 300), ["0", "10¹", "10²"])])
+def test_the_tau_axis_has_numbers_on_a_short_stretch_too(taus: tuple[float, float], ticks: list[str]) -> None:
+    class Short:
+        def series(self, metric: str) -> pd.Series:
+            return pd.Series([1.0, 0.5, 0.2], index=[0.0, *taus])
+
+    axes = Figure().subplots()
+    TauAxis([Short()]).dress(axes)  # type: ignore[list-item]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ticks
 
 
 def test_target_mean_joins_the_variants_of_a_set_in_the_order_of_their_means(tmp_path: Path) -> None:

@@ -62,12 +62,15 @@ class TauAxis:
         axes.set_xlim(self.zero / 1.15, self.end * 1.2)
         low, high = int(np.ceil(np.log10(4 * self.zero))), int(np.floor(np.log10(self.end)))
         every = 1 if high - low < 5 else 2
-        decades = [10.0**k for k in range(high, low - 1, -every)][::-1]
-        axes.xaxis.set_major_locator(FixedLocator([self.zero, *decades]))
+        ticks = [10.0**k for k in range(high, low - 1, -every)][::-1]
+        close = len(ticks) < 2
+        if close:  # numbers between the decades, too
+            between = [m * 10.0**k for k in range(low - 1, high + 1) for m in (1, 2, 5)]
+            ticks = [v for v in between if self.first <= v <= self.end]
+        names = {self.zero: "0"} | {v: f"{v:g}" if close else power(round(np.log10(v))) for v in ticks}
+        axes.xaxis.set_major_locator(FixedLocator([self.zero, *ticks]))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda v, _: "0" if v < self.first else power(round(np.log10(v))))
-        )
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: names.get(v, "")))
         if label:
             axes.set_xlabel("gradient-flow time τ")
 

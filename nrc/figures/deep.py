@@ -157,7 +157,7 @@ def _caption(main: list[Run], control: list[Run], first: int | None, low_rank: b
     last = run.layers[-1]
     depth = 0 if first is None else len(run.layers) - first + 1
     text = (
-        f"Layer by layer at lambda {run.weight_decay:g} (budget lambda*tau {run.budget:.3g}): noise falls from "
+        f"Layer by layer at lambda {run.weight_decay:g} (budget lambda*tau {run.budget:.3g}): noise goes from "
         f"{number(run.last('noise', layer=run.layers[0]))} at {run.layers[0]} to "
         f"{number(run.last('noise', layer=last))} at {last}"
     )
