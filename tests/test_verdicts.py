@@ -12,6 +12,7 @@ from report_runs import train
 from nrc.data import LowRank
 from nrc.errors import UserError
 from nrc.figures import Runs
+from nrc.figures._load import Run
 from nrc.metrics import layerwise
 from nrc.models import MLP
 from nrc.report.findings import HOLDS, NOT_RUN, UNTESTABLE
@@ -171,6 +172,15 @@ def test_writing_keeps_what_was_not_run_and_what_bears_no_number(outputs: Path, 
     text = file.read_text()
     write_verdicts(rows_of(outputs), file)
     assert file.read_text() == text
+
+
+def test_stand_ins_are_neither_written_nor_compared(
+    outputs: Path, committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "kind", "stand-in")
+    assert write_verdicts(rows_of(outputs), tmp_path / "verdicts.yaml") == 0
+    said, count = verdict_changes(outputs, file=committed)
+    assert said == [] and count == 0
 
 
 @pytest.mark.parametrize(
