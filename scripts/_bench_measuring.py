@@ -93,14 +93,15 @@ def layerwise(
     The direct way is timed for the first layer and for one inner layer, which counts for the others. `ratio` is
     against kernels centred by their means, the cheapest way to the same numbers; `ratio_by_products` against the
     same centred by products with I - 11'/N, as HSIC is written. Both are for the largest of `direct`.
-    `memory_ratio`: peak memory at the most samples over that at the fewest, of processes that hold some 0.4 to 0.6 GB;
+    `memory_ratio`: peak memory at the most samples over that at the fewest, of further processes, that hold some 0.4 GB;
     the features of one layer at 200,000 would add 0.8 GB. Then seconds against width.
     """
     width, ours = widths[-1], {}
     theirs: dict[int, list[tuple[float, float]]] = {}  # seconds of all layers and peak memory, both ways
     for n in samples:
         tries = repeats if n <= direct[-1] else 1
-        ours[n] = in_fresh_process(_timed, _one_pass, tries, n, depth, width)
+        seconds, _ = in_fresh_process(_timed, _one_pass, tries, n, depth, width)
+        ours[n] = seconds, in_fresh_process(_timed, _one_pass, 1, n, depth, width, no_holes=True)[1]
         if n in direct:
             theirs[n] = [_all_layers(tries, n, depth, width, matrices) for matrices in (False, True)]
     n = direct[-1]

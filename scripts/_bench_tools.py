@@ -40,12 +40,20 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call in a new process, which is the only way to a peak of memory of its own."""
-    # glibc else keeps freed blocks of up to 32 MB in its heap, whose holes would count as memory in use
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1000000")
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+def in_fresh_process(function: Callable[..., Any], *arguments: Any, no_holes: bool = False) -> Any:
+    """The result of a call in a new process, which is the only way to a peak of memory of its own.
+
+    no_holes: glibc gives freed blocks back at once, which takes time, and else keeps those of up to 32 MB in its heap,
+    whose holes count as memory in use.
+    """
+    if no_holes:
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"  # read when a process starts
+    try:
+        with get_context("spawn").Pool(1) as pool:
+            return pool.apply(function, arguments)
+    finally:
+        if no_holes:
+            del os.environ["MALLOC_MMAP_THRESHOLD_"]
 
 
 def peak_mb() -> float:
