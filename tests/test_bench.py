@@ -103,7 +103,7 @@ def _threads() -> Iterator[None]:
 def test_a_benchmark_writes_what_it_promises(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def here(function: Callable[..., Any], *arguments: Any) -> Any:
+    def here(function: Callable[..., Any], *arguments: Any, no_holes: bool = False) -> Any:
         return function(*arguments)
 
     for module in (_bench_measuring, _bench_images):  # starting a process takes seconds
