@@ -30,7 +30,8 @@ def save(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
             os.fsync(handle.fileno())  # no checkpoint may outlive the rows it counts on
     # by way of memory: torch's own file writer hides the reason when the disk is full
     buffer = io.BytesIO()
-    rows = {"rows": size(metrics), "rows_sha256": sha256(metrics)}
+    length = size(metrics)
+    rows = {"rows": length, "rows_sha256": sha256(metrics, length)}
     torch.save(state | {"identity": identity} | rows, buffer)
     with atomic(folder / NEWEST, keep=folder / PREVIOUS) as tmp:
         tmp.write_bytes(buffer.getbuffer())

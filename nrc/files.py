@@ -61,8 +61,8 @@ def size(path: Path) -> int:
 
 
 def sha256(path: Path, length: int | None = None) -> str:
-    """Digest of a file, or of its first `length` bytes; that of nothing when it is not there."""
-    digest, left = hashlib.sha256(), size(path) if length is None else length
+    """Digest of a file, or of its first `length` bytes (of 0 bytes it need not be there)."""
+    digest, left = hashlib.sha256(), path.stat().st_size if length is None else length
     if left:
         with open(path, "rb") as handle:
             while left and (block := handle.read(min(left, 1 << 20))):

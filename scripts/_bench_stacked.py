@@ -26,13 +26,10 @@ from nrc.training.stacked_step import StackedStepper
 SEEDS = 3
 DATA = ("reacher", "swimmer", "hopper")
 PRODUCTS = (
-    "gemm",
-    "sgemm",
+    "mm",
     "cutlass",
     "cublas",
-    "bmm",
-    "mm",
-)  # in the names of kernels that multiply matrices
+)  # in the names of kernels that multiply matrices (gemm, sgemm, bmm, ...)
 
 
 def sweep_of(data: str, protocol: str) -> list[RunSettings]:

@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, REQUIRED, Browser, Page, opened
-from report_runs import train
-from test_report import draw_something
-
-from nrc.report.html import write_report
+from test_report import report_on_runs
 
 if REQUIRED:
     assert CHROMIUM is not None, "NRC_BROWSER=required, but there is no Chromium to be found"
@@ -21,14 +18,7 @@ FOCUS = "document.activeElement.id"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    outputs = tmp_path_factory.mktemp("out puts & more")
-    for wd, seed in ((0.05, 0), (0.05, 1), (0.0, 0)):
-        train(outputs, "prevalence", wd, seed)
-    train(outputs, "deep", 0.05)
-    train(outputs, "animation", 0.05, frames=4)
-    draw_something(outputs / "figures")
-    write_report(outputs, say=lambda line: None)
-    return outputs / "report" / "index.html"
+    return report_on_runs(tmp_path_factory) / "report" / "index.html"
 
 
 @pytest.fixture(scope="module")

@@ -136,9 +136,9 @@ def draw_something(folder: Path) -> None:
     )
 
 
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    outputs = tmp_path_factory.mktemp("out puts & more")  # a path that must be quoted in links
+def report_on_runs(folder: pytest.TempPathFactory) -> Path:
+    """The folder of a few runs, a figure and the report on them."""
+    outputs = folder.mktemp("out puts & more")  # a path that must be quoted in links
     for wd, seed in ((0.05, 0), (0.05, 1), (0.0, 0)):
         train(outputs, "prevalence", wd, seed)
     train(outputs, "deep", 0.05)
@@ -146,6 +146,11 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_something(outputs / "figures")
     write_report(outputs, say=lambda line: None)
     return outputs
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report_on_runs(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

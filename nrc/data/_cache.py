@@ -16,10 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from nrc.data._arrays import pixels_sha256
-from nrc.data._columns import sha256_of
 from nrc.data.base import Array
 from nrc.errors import UserError
-from nrc.files import atomic
+from nrc.files import atomic, sha256
 
 VERSION = 1
 CHUNK = 200  # frames in memory at a time: one CoRL-2017 file, 10.6 MB
@@ -130,7 +129,7 @@ def _valid(folder: Path, stamp: str) -> dict[str, Any] | None:
         pixels = np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False)
         if pixels_sha256(pixels) != manifest["pixels_sha256"]:
             return None
-        if sha256_of(folder / TARGETS) != manifest["targets_sha256"]:
+        if sha256(folder / TARGETS) != manifest["targets_sha256"]:
             return None
         # a cache that may only be read is checked at every start
         with suppress(UserError), atomic(folder / MANIFEST) as tmp:
@@ -181,7 +180,7 @@ def _make(
         np.save(part / TARGETS, frames.targets[rows])
         manifest = {
             **facts, "where": frames.where, "source_sha256": frames.sha256(), "pixels_sha256": pixels,
-            "targets_sha256": sha256_of(part / TARGETS), "written": _written(part), "shape": [len(rows), *frames.shape, 3],
+            "targets_sha256": sha256(part / TARGETS), "written": _written(part), "shape": [len(rows), *frames.shape, 3],
             "n_train": len(train), "target_names": list(frames.target_names), "notes": frames.notes,
             "left_out": list(frames.left_out),
         }  # fmt: skip

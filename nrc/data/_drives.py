@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nrc.data._columns import existing, one_line, sha256_of
+from nrc.data._columns import existing, one_line
 from nrc.data._decode import resize
 from nrc.data.base import Array
 from nrc.errors import UserError
+from nrc.files import sha256
 
 COLUMNS = {"steer": 0, "speed": 10}  # of the 28 target columns of the CoRL-2017 set
 HDF5 = (".h5", ".hdf5", ".hdf")
@@ -155,5 +156,5 @@ def _finite(file: Path, targets: Array) -> Array:
 
 
 def _combined(files: list[Path]) -> str:
-    lines = (f"{sha256_of(file)}  {file.name}\n" for file in files)
+    lines = (f"{sha256(file)}  {file.name}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

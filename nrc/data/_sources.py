@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nrc.data._columns import expanded, sha256_of
+from nrc.data._columns import expanded
 from nrc.data._hub import cached, commit_of, download, pinned
 from nrc.data._rollouts import minari_complete, read_d4rl, read_minari, read_parquet
 from nrc.data.base import Array
 from nrc.errors import UserError
+from nrc.files import sha256
 from nrc.places import ROOT
 
 EMBEDDED = ROOT / "data" / "minari"
@@ -63,7 +64,7 @@ def minari(name: str, root: str | None, dataset_id: str | None, revision: str | 
 
 def _minari(folder: Path, rows: int, facts: dict[str, Any]) -> Rollouts:
     x, y, metadata = read_minari(folder, rows)
-    files = {file.name: sha256_of(file) for file in sorted((folder / "data").iterdir()) if file.is_file()}
+    files = {file.name: sha256(file) for file in sorted((folder / "data").iterdir()) if file.is_file()}
     return Rollouts(facts["dataset_id"], x, y, None, {**facts, "files": files, "metadata": metadata})
 
 
@@ -91,7 +92,7 @@ def jat(name: str, path: str | None, revision: str | None, rows: int, test_rows:
     else:
         train, test = [place], []
     x, y = read_parquet(train, rows)
-    facts["files"] = {file.name: sha256_of(file) for file in train + test}
+    facts["files"] = {file.name: sha256(file) for file in train + test}
     return Rollouts(where, x, y, read_parquet(test, test_rows) if test else None, facts)
 
 
@@ -108,4 +109,4 @@ def d4rl(path: str | None, rows: int) -> Rollouts:
         )
     file = expanded(path)
     x, y = read_d4rl(file, rows)
-    return Rollouts(path, x, y, None, {"files": {file.name: sha256_of(file)}})
+    return Rollouts(path, x, y, None, {"files": {file.name: sha256(file)}})

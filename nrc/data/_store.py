@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from nrc.data._columns import expanded, one_line, sha256_of
+from nrc.data._columns import expanded, one_line
 from nrc.errors import UserError
+from nrc.files import sha256
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -37,7 +38,7 @@ class Folder:
     def sha256(self, names: list[str]) -> str:
         digest = hashlib.sha256()
         for name in names:
-            digest.update(f"{sha256_of(self.place / name)}  {name}\n".encode())
+            digest.update(f"{sha256(self.place / name)}  {name}\n".encode())
         return digest.hexdigest()
 
 
@@ -97,7 +98,7 @@ class Tar:
         return self.stream.read(size)
 
     def sha256(self, names: list[str]) -> str:
-        return sha256_of(self.file)
+        return sha256(self.file)
 
 
 Store = Folder | Tar

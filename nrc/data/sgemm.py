@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nrc.data._columns import existing, sha256_of
+from nrc.data._columns import existing
 from nrc.data._files import read
 from nrc.data.base import (
     STANDARDIZE,
@@ -19,6 +19,7 @@ from nrc.data.base import (
     train_test_split_indices,
 )
 from nrc.errors import UserError
+from nrc.files import sha256
 
 ROWS = 241_600
 TARGETS = tuple(f"Run{k} (ms)" for k in range(1, 5))
@@ -133,7 +134,7 @@ class Sgemm:
         )
         arrays, done = standardised(self.standardize, x[train], y[train], x[test], y[test])
         provenance: dict[str, Any] = {
-            "source": "UCI SGEMM GPU kernel performance", "files": {file.name: sha256_of(file)},
+            "source": "UCI SGEMM GPU kernel performance", "files": {file.name: sha256(file)},
             "split": "random", "split_seed": self.split_seed, "limit": self.limit, **done,
         }  # fmt: skip
         return RegressionData(self.name, *arrays, INPUTS, TARGETS, "paper", provenance)

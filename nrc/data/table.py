@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nrc.data._columns import Columns, existing, expanded, sha256_of
+from nrc.data._columns import Columns, existing, expanded
 from nrc.data._files import read, read_pair
 from nrc.data.base import (
     KINDS,
@@ -23,6 +23,7 @@ from nrc.data.base import (
     train_test_split_indices,
 )
 from nrc.errors import UserError
+from nrc.files import sha256
 
 NEEDED = "e.g. data.targets=3 (the last 3 columns) or 'data.targets=[steer,speed]' (names)"
 
@@ -113,7 +114,7 @@ class Table:
         )
         split = "test file" if self.test_path else self.split
         provenance: dict[str, Any] = {
-            "source": "table", "files": {file.name: sha256_of(file) for file in files}, "split": split,
+            "source": "table", "files": {file.name: sha256(file) for file in files}, "split": split,
             "split_seed": self.split_seed if split == "random" else None, "limit": self.limit, **done,
         }  # fmt: skip
         names = tuple(columns.names[i] for i in inputs), tuple(columns.names[i] for i in chosen)

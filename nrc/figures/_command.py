@@ -54,9 +54,8 @@ def _group(data: dict[str, Any], name: str) -> str:
         return {"speed": "carla_1d", "speed,steer": "carla_2d"}.get(",".join(data["targets"]), "carla")
     if kind in OWN_NAMES:
         return data["name"]
-    return GROUPS.get(
-        kind, "table"
-    )  # a table's own kind, e.g. real, stands where others have that of their class
+    # a table's own kind, e.g. real, stands where others have that of their class
+    return GROUPS.get(kind, "table")
 
 
 def _data(data: dict[str, Any], given: dict[str, Any], group: str) -> list[str]:

@@ -26,9 +26,8 @@ DATA_ORDER = (
 )  # as in the papers; others follow in alphabetical order
 SIGNAL = 1e-3  # train R^2
 Headline = Mapping[str, Mapping[str, float]]  # experiment -> data -> weight decay
-BUDGET_DONE = (
-    20.0  # decay budget lambda*tau from which on what the loss does not hold is gone; before: not yet
-)
+# decay budget lambda*tau from which on what the loss does not hold is gone; before: not yet
+BUDGET_DONE = 20.0
 
 
 @dataclass(frozen=True, eq=False)

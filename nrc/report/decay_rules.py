@@ -68,9 +68,10 @@ def phase_change(case: Case) -> Finding:
     elif lost(groups[smallest]):
         why += " and has lost a target direction"
     beside = {f"lambda = {wd:g}": [r.last("nrc1") for r in g] for wd, g in groups.items() if wd != smallest}
+    verdict_c, values_c = judge("nrc1_centred")
     views = [
         View(PAPER, "NRC1", values, verdict),
-        View(CORRECTED, "NRC1 of centred features", judge("nrc1_centred")[1], judge("nrc1_centred")[0]),
+        View(CORRECTED, "NRC1 of centred features", values_c, verdict_c),
     ]
     runs = [*groups[smallest], *zero]
     return Finding(f"NRC1 at lambda = {smallest:g}", values, beside, verdict, why, views, runs=runs)

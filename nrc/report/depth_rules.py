@@ -7,6 +7,7 @@ import numpy as np
 
 from nrc.figures._depth import first_collapsed
 from nrc.figures._load import Run
+from nrc.figures._reference import base
 from nrc.metrics.depth import NOISE_MAX, R2_GAP_MAX, first_collapsed_layer
 from nrc.report.deep_rules import TRUE_RANK
 from nrc.report.findings import FAILS, HOLDS, UNTESTABLE, Case, Finding, View, beats, mean, number, word
@@ -19,7 +20,7 @@ from nrc.report.layers import (
     span,
     verdict_on,
 )
-from nrc.report.literature import UNIT_VARIANCE, by_layer, deep_value, environment, line, reach
+from nrc.report.literature import UNIT_VARIANCE, by_layer, deep_value, line, reach
 from nrc.report.rules import CORRECTED, PAPER, RELEASED, START
 
 
@@ -42,14 +43,14 @@ def predictability(case: Case) -> Finding:
         return values, starts, *verdict_on(case, values, [starts], R2_GAP_MAX)
 
     values, starts, verdict, why = judge("linear_mse", split)
+    train, before, found, _ = judge("linear_mse", "train")
     views = []
     if split == "test":
-        train, before, found, _ = judge("linear_mse", "train")
         note = "" if beats(train, before) else f"{START} it is {mean(before)}"
         views.append(View(PAPER, "on the train set", train, found, note))
     if measured(case.main[0], "linear_mse_uncentred"):
-        without, _, found, _ = judge("linear_mse_uncentred", "train")
-        views.append(View(RELEASED, "train set, no intercept, small directions cut off", without, found))
+        without, _, bare, _ = judge("linear_mse_uncentred", "train")
+        views.append(View(RELEASED, "train set, no intercept, small directions cut off", without, bare))
     views.append(
         View(CORRECTED, "held-out, affine, all directions" if split == "test" else "affine", values, verdict)
     )
@@ -68,7 +69,7 @@ def predictability(case: Case) -> Finding:
         verdict,
         "; ".join(w for w in (why, by) if w),
         views,
-        reach(judge("linear_mse", "train")[0], theirs),  # as theirs was measured
+        reach(train, theirs),  # as theirs was measured
     )
 
 
@@ -78,7 +79,7 @@ def _first_gap(case: Case, run: Run, split: str) -> float:
 
 def _published_gap(case: Case) -> float:
     run = case.main[0]
-    if environment(run.data) not in UNIT_VARIANCE:
+    if base(run.data) not in UNIT_VARIANCE:
         return float("nan")
     return deep_value(run, "linear_mse") - line(run, "model_mse")
 
@@ -93,7 +94,7 @@ def _published_depth(run: Run) -> float:
     """The same of the published layer values; NaN where one of them, or the targets' variance, is not known."""
     names = ("noise", "feature_weight_alignment", "linear_mse")
     columns = [by_layer(run, name) for name in names]
-    if not all(columns) or environment(run.data) not in UNIT_VARIANCE:
+    if not all(columns) or base(run.data) not in UNIT_VARIANCE:
         return float("nan")
     rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
     first = first_collapsed_layer(rows, line(run, "model_mse"), target_variance=1.0)

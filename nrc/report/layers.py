@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nrc.figures._load import Run
+from nrc.figures._reference import base
 from nrc.report.findings import FAILS, HOLDS, Case, Finding, View, beats, mean, number, plural, word
-from nrc.report.literature import DIRECTIONS, as_published, deep_value, environment, reach
+from nrc.report.literature import DIRECTIONS, as_published, deep_value, reach
 from nrc.report.rules import CORRECTED, PAPER, START, start_of
 
 Distance = Callable[[float], float]
@@ -65,7 +66,7 @@ def beside_published(case: Case, value: float, good: bool, how: str = "") -> dic
     if not np.isfinite(value):
         return {}
     run = case.main[0]
-    directions = DIRECTIONS.get(environment(run.data))
+    directions = DIRECTIONS.get(base(run.data))
     details = [
         "other data" if run.kind != "paper" else "",
         f"{directions} directions" if directions else "",
@@ -146,7 +147,7 @@ def judge_layers(
 def directions_views(case: Case, metric: str, words: str) -> list[tuple[str, str, str]]:
     """The paper's view of a metric that counts directions, and ours where they differ."""
     run = case.main[0]
-    theirs = DIRECTIONS.get(environment(run.data))
+    theirs = DIRECTIONS.get(base(run.data))
     if theirs is None:
         return [(PAPER, f"{words}, {plural(case.n, 'direction')}", metric)]
     return [

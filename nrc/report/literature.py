@@ -2,15 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
-from importlib.resources import files
-from typing import Any
 
 import numpy as np
-import yaml
 
 from nrc.figures._load import Run
-from nrc.figures._reference import published
+from nrc.figures._reference import base, curve, published, recipe
 from nrc.figures.sgemm_table import tolerance
 
 RECIPES = {  # experiment -> whose recipe it takes; low_rank's is not published
@@ -23,37 +19,27 @@ UNIT_VARIANCE = ("reacher", "swimmer", "hopper", "sgemm")  # published with stan
 FURTHER, AS_FAR, LESS = "further than published", "as far as published", "less far than published"
 
 
-def environment(data: str) -> str:
-    """Name of a data set without where it was read from, which follows a dash."""
-    return data.partition("-")[0]
-
-
-@cache
-def _recipes() -> dict[str, Any]:
-    return yaml.safe_load((files("nrc") / "reference" / "published_recipes.yaml").read_text())
-
-
 def published_tau(experiment: str, data: str) -> float:
     """tau of the published run of this experiment, NaN if it is not known."""
     if experiment == "ufm":
         return UFM_TAU
-    found = _recipes().get(RECIPES.get(experiment, ""), {}).get(environment(data), {}).get("tau")
+    paper = RECIPES.get(experiment)
+    found = recipe(paper, data).get("tau") if paper else None
     return math.nan if found is None else float(found)
 
 
 def by_layer(run: Run, metric: str) -> list[float]:
     """Published values of a metric, one for each layer of this run's network; [] if there are none."""
-    table = published("deep_published")
-    rows = table[(table.dataset == environment(run.data)) & (table.metric == metric) & (table.layer > 0)]
-    values = rows.drop_duplicates("layer").sort_values("layer").value.tolist()
+    rows = curve("deep_published", run.data, metric)
+    values = rows[rows.layer > 0].drop_duplicates("layer").sort_values("layer").value.tolist()
     return values if len(values) == len(run.layers) else []
 
 
 def line(run: Run, name: str) -> float:
     """A published number that belongs to no layer: model_mse, first_collapsed_layer; NaN if there is none."""
-    table = published("deep_published")
-    rows = table[(table.dataset == environment(run.data)) & (table.metric == name) & (table.layer == 0)]
-    return float(rows.value.iloc[0]) if len(rows) else math.nan
+    rows = curve("deep_published", run.data, name)
+    values = rows[rows.layer == 0].value
+    return float(values.iloc[0]) if len(values) else math.nan
 
 
 def deep_value(run: Run, metric: str) -> float:
@@ -64,7 +50,7 @@ def deep_value(run: Run, metric: str) -> float:
 
 def as_published(run: Run, metric: str) -> str:
     """Our metric that counts the directions as the paper does, if this run has it."""
-    name = f"{metric}_r{DIRECTIONS.get(environment(run.data), 0)}"
+    name = f"{metric}_r{DIRECTIONS.get(base(run.data), 0)}"
     return name if any(len(run.series(name, layer=layer)) for layer in run.layers) else metric
 
 
@@ -89,4 +75,4 @@ def reach(ours: Sequence[float], theirs: float, distance: Callable[[float], floa
 def published_gamma(data: str) -> float:
     """The printed minimum gamma / lambda_min of NeurIPS 2024, figure 4; NaN if there is none."""
     table = published("gamma_minima").set_index("dataset").gamma_over_lambda_min
-    return float(table.get(environment(data), math.nan))
+    return float(table.get(base(data), math.nan))

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from nrc.figures._load import Run, Runs, runs_of
-from nrc.figures._reference import published, published_sets
+from nrc.figures._reference import base, published, published_sets
 from nrc.figures.sgemm_table import AT_LEAST, WITHIN, tolerance
 from nrc.report.findings import number
-from nrc.report.literature import DIRECTIONS, as_published, environment
+from nrc.report.literature import DIRECTIONS, as_published
 from nrc.report.scorecard import title
 
 EXPERIMENTS = {"low_rank": "low_rank", "sgemm": "sgemm"}  # the rest belong to `deep`
@@ -37,7 +37,7 @@ def comparisons(runs: Runs) -> list[Comparison]:
         experiment = EXPERIMENTS.get(known, "deep")
         home = runs_of(runs, experiment)
         for data in home.of(experiment):
-            main = home.headline(experiment, data) if environment(data) == known else []
+            main = home.headline(experiment, data) if base(data) == known else []
             if main:
                 found.append(_compare(known, main))
     return [c for c in found if c.rows]

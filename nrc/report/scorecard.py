@@ -13,17 +13,16 @@ import yaml
 
 from nrc.errors import UserError
 from nrc.figures._load import Run, Runs, lambda_groups, runs_of
+from nrc.figures._reference import base
 from nrc.figures._style import describe_model, pretty
 from nrc.report import decay_rules, deep_rules, depth_rules, rules, ufm_rules
 from nrc.report.findings import NOT_RUN, Case, Finding, summary
-from nrc.report.literature import environment, published_tau
+from nrc.report.literature import published_tau
 
 CLAIMS = Path(__file__).parents[1] / "reference" / "claims.yaml"
 CONTROLS = {"sgemm": "sgemm_decay"}  # experiments whose runs without weight decay lie elsewhere
-GRIDS = {
-    "prevalence": "phase",
-    "prevalence_linear": "phase_linear",
-}  # experiments with more weight decays of the same
+# experiments with more weight decays of the same
+GRIDS = {"prevalence": "phase", "prevalence_linear": "phase_linear"}
 ACRONYMS = ("sgemm",)
 RULES = (rules, decay_rules, ufm_rules, deep_rules, depth_rules)
 MODELS = {"prevalence": "ReLU", "prevalence_linear": "linear", "images": "ResNet"}
@@ -125,7 +124,7 @@ def scorecard(runs: Runs, claims: list[Claim] | None = None) -> list[Row]:
         where = {name: runs_of(runs, name) for name in claim.experiments}
         for experiment, home in where.items():
             found = home.of(experiment)
-            here = {environment(data) for data in found}
+            here = {base(data) for data in found}
             expected = [d for d in claim.data if _belongs(d, experiment) and (d in found or d not in here)]
             if runs.datasets is not None:
                 expected = [d for d in expected if d in runs.datasets]

@@ -14,18 +14,16 @@ import yaml
 
 from nrc.errors import UserError
 from nrc.figures._load import LONG, Headline, Runs
+from nrc.figures._reference import base
 from nrc.record import atomic
 from nrc.report.findings import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, number
-from nrc.report.literature import environment
 from nrc.report.scorecard import Row, read_claims, scorecard
 
 VERDICTS = Path(__file__).parents[1] / "reference" / "verdicts.yaml"
 WORDS = (HOLDS, FAILS, NOT_YET, UNTESTABLE)
 CLOSE = 0.03  # absolute and relative: less may carry a verdict over a bound, since other processors round otherwise
-FAR, AT_LEAST = (
-    3.0,
-    0.05,
-)  # a number that has moved by this factor and by this much is red, whatever the verdict
+# a number that has moved by this factor and by this much is red, whatever the verdict
+FAR, AT_LEAST = 3.0, 0.05
 HEAD = """\
 # What the scorecard says of the embedded data. `make check` is red when a verdict changes (unless the number moved by less
 # than 0.03 or 3 %) or a number moves by a factor 3 and 0.05. protocol -> claim -> experiment/data -> [verdict, mean over seeds],
@@ -127,7 +125,7 @@ def verdict_changes(
         A line per change, and how many verdicts were compared.
     """
     runs = Runs(Path(outputs), protocol, headline, None, say=lambda line: None)
-    rows = [row for row in scorecard(runs) if wanted(environment(row.data))]
+    rows = [row for row in scorecard(runs) if wanted(base(row.data))]
     return differences(rows, read_verdicts(file), protocol)
 
 

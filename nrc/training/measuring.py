@@ -14,6 +14,7 @@ from nrc.layers import OUT, reading_weight
 from nrc.metrics import LAYERWISE, METRICS, Layer, Metrics
 from nrc.metrics.assemble import evaluate
 from nrc.metrics.layerwise import linear_mse
+from nrc.modes import evaluating
 from nrc.moments import Moments
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
@@ -131,28 +132,22 @@ class Measurer:
         self.last_step = step
         return rows
 
-    @torch.no_grad()
     def _snapshot(self, when: str) -> dict[str, Tensor]:
         seen: list[Tensor] = []
         handle = self.modules[self.head].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        training = self.model.training
-        self.model.eval()
-        self.model(self.train.first(SNAPSHOT_ROWS)[0])
-        self.model.train(training)
+        with evaluating(self.model):
+            self.model(self.train.first(SNAPSHOT_ROWS)[0])
         handle.remove()
         weight = self.modules[self.head].weight.detach()  # type: ignore[union-attr,operator]
         return {f"features_{when}": seen[0].cpu().clone(), f"weight_{when}": weight.cpu().clone()}
 
-    @torch.no_grad()
     def _prediction_moment(self) -> Tensor:
         """Mean over the train rows of (W h)(W h)^T (n, n): the prediction without its bias."""
-        training = self.model.training
-        self.model.eval()
         bias = reading_weight(self.modules[self.head])[1]
         assert bias is not None  # of the output layer
         bias = bias.to(self.train.y.device)  # zeros that stand for none may be elsewhere
-        outputs = torch.cat([(self.model(x.to(y.device)) - bias).double() for x, y in self.train])
-        self.model.train(training)
+        with evaluating(self.model):
+            outputs = torch.cat([(self.model(x.to(y.device)) - bias).double() for x, y in self.train])
         return (outputs.T @ outputs / len(outputs)).cpu()
 
     def snapshots(self) -> dict[str, np.ndarray]:

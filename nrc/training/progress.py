@@ -71,11 +71,8 @@ class SweepProgress:
         self, runs: int, cost: float, workers: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.runs, self.cost, self.workers, self.clock = runs, cost, workers, clock
-        self.ended, self.done, self.earned = (
-            0,
-            0.0,
-            0.0,
-        )  # earned: in this session, without what was there before
+        # earned: in this session, without what was there before
+        self.ended, self.done, self.earned = 0, 0.0, 0.0
         self.began = self.spoke = self.started = clock()
         self.bar: tqdm | None = None
         if sys.stderr.isatty():
