@@ -39,7 +39,7 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override} cannot be parsed; put a value with commas, brackets, ~ or quotes in two pairs of "
+            f"{error.override} cannot be parsed; put a value with commas, brackets, =, ~ or quotes in two pairs of "
             "quotes: 'data.path=\"my file (1).csv\"'"
         )
     if "hydra/launcher/submitit" in text:

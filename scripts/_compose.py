@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +134,18 @@ def with_length(cfg: DictConfig) -> DictConfig:
     return protocol
 
 
+@lru_cache(maxsize=256)
+def _composed(*overrides: str) -> DictConfig:
+    """The config of a sweep, Hydra's own part included, not to be changed. Kept: composing takes a fifth of a second."""
+    return compose("train", [*overrides, MULTIRUN], return_hydra_config=True)
+
+
 def headlines(experiments: list[tuple[str, str]], protocol: str) -> dict[str, dict[str, float]]:
     """experiment -> data (without what a variant adds after a dash) -> the weight decay of the headline figure."""
     found: dict[str, dict[str, float]] = {}
     with initialize_config_dir(CONF, version_base="1.3"):
         for experiment, data in experiments:
-            cfg = compose("train", [f"experiment={experiment}", f"data={data}", f"protocol={protocol}"])
+            cfg = _composed(f"experiment={experiment}", f"data={data}", f"protocol={protocol}")
             folder, name = cfg.name.removesuffix(f"-{protocol}"), group_settings(cfg, "data").data_name
             found.setdefault(folder, {})[name.partition("-")[0]] = float(cfg.optim.weight_decay)
     return found
@@ -189,19 +196,14 @@ def members_of(
     swept = [text for text, override in zip(arguments, given, strict=True) if override.is_sweep_override()]
     overrides = [*chosen, *(text for text in arguments if text not in swept)]
     with initialize_config_dir(CONF, version_base="1.3"):
-        base = compose("train", [*overrides, MULTIRUN], return_hydra_config=True)
+        base = _composed(*overrides)
         # the sweep as Hydra's own sweeper expands it; what the sweep sets wins over the choices above
         params = base.hydra.sweeper.params or {}
         sweep = [f"{key}={value}" for key, value in params.items() if key not in keys] + swept
         members = {}
         for member in BasicSweeper.split_arguments(parser.parse_overrides(sweep), None)[0]:
             groups = [c for c in member if "." not in c.split("=")[0] and c.split("=")[0] != "seed"]
-            # composing takes a tenth of a second, so it is done again only when a whole group changes
-            cfg = (
-                compose("train", [*overrides, *groups, MULTIRUN], return_hydra_config=True)
-                if groups
-                else base.copy()
-            )
+            cfg = _composed(*overrides, *groups).copy()
             for key, value in (c.split("=", 1) for c in member if c not in groups):
                 OmegaConf.update(cfg, key, parser.parse_override(f"{key}={value}").value())
             root = Path(cfg.hydra.sweep.dir)

@@ -197,7 +197,7 @@ def test_a_plain_run_on_images_follows_its_recipe() -> None:
     assert (own.data.size, own.data.scale_targets) == ([44, 100], "minmax")  # type: ignore[attr-defined]
     assert own.measure.evenly == 2
     assert settings("data=carla", "recipe=default", *file).data.size is None  # type: ignore[attr-defined]
-    assert settings("data=reacher").measure.log_spaced == 30
+    assert settings("data=reacher").measure.log_spaced == 20
 
 
 def test_length_given_by_the_user_wins_over_the_recipe() -> None:

@@ -158,6 +158,18 @@ class Layer:
         return self.rank or (self.reference or self).target_rank or self.target_rank
 
     @cached_property
+    def affine_map(self) -> tuple[Tensor, Tensor]:
+        """The best affine map H -> Y: A = Sigma_YH Sigma_H^+ (t, d) and b = ybar - A hbar (t,).
+
+        Directions of Sigma_H below `feature_tolerance` are rounding and are left out.
+        """
+        m = self.moments
+        kept = self.features.values > self.feature_tolerance
+        basis, values = self.features.vectors[:, kept], self.features.values[kept]
+        a = ((m.sigma_hy.T @ basis) / values) @ basis.T
+        return a, m.mean_y - a @ m.mean_h
+
+    @cached_property
     def signal_share(self) -> float:
         """tr(W Sigma_H W') / tr(Sigma_Y)."""
         if self.weight is None or not self.maps_to_targets:

@@ -184,25 +184,13 @@ def cka_null(layer: Layer) -> float:
     return shape / (layer.moments.count - 1)
 
 
-def affine_map(layer: Layer) -> tuple[Tensor, Tensor]:
-    """The best affine map H -> Y: A = Sigma_YH Sigma_H^+ (t, d) and b = ybar - A hbar (t,).
-
-    Directions of Sigma_H below `Layer.feature_tolerance` are rounding and are left out.
-    """
-    m = layer.moments
-    kept = layer.features.values > layer.feature_tolerance
-    basis, values = layer.features.vectors[:, kept], layer.features.values[kept]
-    a = ((m.sigma_hy.T @ basis) / values) @ basis.T
-    return a, m.mean_y - a @ m.mean_h
-
-
 def linear_mse(layer: Layer) -> float:
     """MSE of the best affine map H -> Y: Tr(Sigma_Y - Sigma_YH Sigma_H^+ Sigma_HY)/t. CPAL 2026.
 
     [0, inf), unit of y^2. With `linear_map_from` the map is fitted there and judged on these moments. Equal
     to the model's own MSE where a layer already holds the prediction.
     """
-    a, b = affine_map(layer.reference or layer)
+    a, b = (layer.reference or layer).affine_map
     return squared_error(layer.moments, a, b) / layer.moments.n
 
 
