@@ -233,6 +233,18 @@ def test_a_run_writes_its_directory(tmp_path: Path) -> None:
     assert find_runs(tmp_path) == [tmp_path / "run"]
 
 
+def test_the_map_of_the_released_code_is_measured_at_both_ends_alone(tmp_path: Path) -> None:
+    fit(settings(), tmp_path, say=quiet)
+    with open(tmp_path / "metrics.csv") as handle:
+        rows = [row for row in csv.DictReader(handle) if row["layer"] == "fc3"]
+    at = {
+        name: sorted({int(row["step"]) for row in rows if row["metric"] == name})
+        for name in ("linear_mse", "linear_mse_uncentred")
+    }
+    assert len(at["linear_mse"]) > 2
+    assert at["linear_mse_uncentred"] == [at["linear_mse"][0], at["linear_mse"][-1]]
+
+
 def test_recorded_mse_is_the_models_own(tmp_path: Path) -> None:
     chosen = settings()
     fit(chosen, tmp_path, say=quiet)

@@ -196,7 +196,8 @@ def linear_mse(layer: Layer) -> float:
 
 def linear_mse_uncentred(layer: Layer) -> float:
     """The same as the released code has it: no intercept, features uncentred, singular values below 1e-3 of
-    the largest cut off. Wrong by orders of magnitude in collapsed layers; for comparison only. [0, inf), unit of y^2.
+    the largest cut off. Wrong by orders of magnitude in collapsed layers; for comparison only, so runs log it at their
+    start and end alone. [0, inf), unit of y^2.
     """
     m = (layer.reference or layer).moments
     second = m.sigma_h + torch.outer(m.mean_h, m.mean_h)

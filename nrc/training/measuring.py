@@ -27,6 +27,7 @@ Collected = dict[str, Moments]
 CHUNK, IMAGES = 4096, 256  # rows, or images, per forward pass while measuring
 SNAPSHOT_ROWS = 256  # enough for the 3-D picture, small enough for every run directory
 HIDDEN = [*LAYERWISE, *(f"evr_{k}" for k in range(1, 6))]
+AT_ENDS = {"linear_mse_uncentred"}  # an eigenproblem of its own, and compared at the end alone: not at every step
 AT_RANK = (  # what depends on the number of target directions
     "noise",
     "noise_abs",
@@ -92,6 +93,7 @@ class Measurer:
         if not all(m.finite for m in sums) or not all(p.isfinite().all() for p in self.model.parameters()):
             raise Diverged(step)
         when = (self.clock.epoch_at(step), step, self.clock.tau_at(step))
+        left_out = {"mse", "r2"} | (AT_ENDS if 0 < step < self.clock.total_steps else set())
         rows: list[Row] = []
         for name in self.layers:
             is_head = name == self.head
@@ -99,7 +101,8 @@ class Measurer:
             here = Layer.of(train[name], weight, bias, maps_to_targets=is_head)
             # the held-out layer is asked for three numbers alone: no eigenproblem of its own
             held_out = Layer.of(test[name], here.weight, bias, maps_to_targets=is_head, linear_map_from=here)
-            found = evaluate(here)
+            wanted = [m for m in (METRICS if is_head else HIDDEN) if m not in left_out]
+            found = evaluate(here, wanted)
             if is_head:
                 self.last = found
                 for split, layer in (("train", here), ("test", held_out)):
@@ -108,7 +111,6 @@ class Measurer:
                     self.undefined |= {
                         f"{split}/model/{m}": f"step {step}: {why}" for m, why in fit.undefined.items()
                     }
-            wanted = [m for m in (METRICS if is_head else HIDDEN) if m not in ("mse", "r2")]
             rows += [
                 (*when, "train", name, m, found[m]) for m in wanted if is_head or m not in found.undefined
             ]
