@@ -49,7 +49,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (table("cut.parquet"), "cut.parquet cannot be read as parquet (damaged or cut short?"),
     (table("settings.json"), "settings.json has an unknown ending; expected .csv"),
     (table("'~nobody-of-this-name/x.csv'"), "write the folder out"),
-    (table("~/x.csv"), "~/x.csv cannot be parsed; put a value with commas, brackets, ~ or quotes in two"),
+    (table("~/x.csv"), "~/x.csv cannot be parsed; put a value with commas, brackets, =, ~ or quotes in two"),
     # never unpickled
     (table("pickle.pkl"), "pickle.pkl is a pickle, which could run code"),
     (table("objects.npy"), "objects.npy holds pickled objects, which could run code"),
