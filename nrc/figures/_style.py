@@ -203,9 +203,9 @@ def save(drawing: Drawing, folder: Path) -> list[Path]:
     """Write NAME.png, NAME.pdf and NAME.csv; equal numbers give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     layout = drawing.figure.get_layout_engine()
-    if layout is not None:  # placed once, not again for every file
+    if layout is not None:  # placed once, not again for every file; "none" would still draw each file twice
         layout.execute(drawing.figure)
-        drawing.figure.set_layout_engine("none")
+        drawing.figure.set_layout_engine(None)
     targets = [folder / f"{drawing.name}.{end}" for end in ("png", "pdf", "csv")]
     with atomic(targets[0]) as tmp:
         drawing.figure.savefig(tmp, format="png", metadata={"Software": None})
