@@ -76,10 +76,13 @@ def _curves(run: Run) -> dict[str, Any]:
     steps = clock.step.to_numpy()[keep]
     layers: dict[str, dict[str, list[float | None]]] = {}
     rows = table[table.step.isin(steps)].drop_duplicates(["step", "split", "layer", "metric"], keep="last")
-    for (layer, metric, split), part in rows.groupby(["layer", "metric", "split"], sort=False):
+    keys = ["layer", "metric", "split"]
+    curves = rows[keys].drop_duplicates()
+    values = np.full((len(curves), len(steps)), np.nan)
+    values[rows.groupby(keys, sort=False).ngroup(), np.searchsorted(steps, rows.step)] = rows.value
+    for (layer, metric, split), curve in zip(curves.itertuples(index=False), values, strict=True):
         name = str(metric) if split == "train" else f"{metric} (test)"
-        values = part.set_index("step").value.reindex(steps)
-        layers.setdefault(str(layer), {})[name] = [_short(v) for v in values]
+        layers.setdefault(str(layer), {})[name] = [_short(v) for v in curve]
     last = run.layers[-1]
     # shown with the layer they belong to: the network's own error beside the output layer's metrics
     layers[last] = layers.pop("model", {}) | layers[last]
