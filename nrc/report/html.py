@@ -226,7 +226,7 @@ def data_uri(picture: Path) -> str:
     if picture.suffix == ".png":
         small = io.BytesIO()
         with Image.open(picture) as image:
-            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG")
         raw = small.getvalue()
     return f"data:image/{picture.suffix[1:]};base64,{base64.b64encode(raw).decode()}"
 
