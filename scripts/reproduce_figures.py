@@ -43,8 +43,8 @@ IMAGES = [("images", data) for data in ("carla_2d", "carla_1d", "utkface")]
 EXPERIMENTS += IMAGES
 # the CPAL 2026 paper's own image recipes take a GPU: a quick run would stop at a small part of their decay budget
 LONG_IMAGES = [("deep_carla_2d", "carla_2d"), ("deep_utkface", "utkface")]
-# one small weight decay, longer than the quick grid goes; the other protocols' grids reach it
-QUICK_ONLY = [("phase_small", "swimmer")]
+# one weight decay each, longer than the quick grid goes; the other protocols' grids come as far
+QUICK_ONLY = [("phase_small", "swimmer"), ("phase_long", "reacher")]
 # run only when the user has the file, which may not be shipped
 NEEDS_FILE = [("sgemm", "sgemm"), ("sgemm_decay", "sgemm")]
 IMAGE_SETS = tuple(data for _, data in IMAGES)

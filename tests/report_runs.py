@@ -33,19 +33,21 @@ def run_of(
     held_out: Layers | None = None,
     snapshots: dict[str, np.ndarray] | None = None,
     optim: dict[str, float] | None = None,
+    half: dict[str, float] | None = None,
 ) -> Run:
-    """A run with these last-layer values at its ends, and, layer by layer, these; `held_out` on the test part."""
+    """A run with these last-layer values at its ends (and at half of its tau), and, layer by layer, these; `held_out` on
+    the test part."""
     depth = len(next(iter(layers.values()))) if layers else 1
     last = f"fc{depth}"
     rows = []
-    for when, values in ((0.0, start or {}), (tau, end or {})):
-        step = int(when > 0)
+    for when, values in ((0.0, start or {}), (tau / 2, half or {}), (tau, end or {})):
+        step = int(2 * when / tau)
         for name, value in values.items():
             metric, split = name.removesuffix(" (test)"), "test" if name.endswith("(test)") else "train"
             place = "model" if metric == "mse" else last
             rows.append((when, step, when, split, place, metric, value))
     for when, table, split in ((tau, layers, "train"), (0.0, layers_start, "train"), (tau, held_out, "test")):
-        step = int(when > 0)
+        step = int(2 * when / tau)
         for metric, series in (table or {}).items():
             rows += [(when, step, when, split, f"fc{k}", metric, v) for k, v in enumerate(series, start=1)]
     found = pd.DataFrame(rows, columns=COLUMNS).sort_values(["layer", "step"])

@@ -51,6 +51,21 @@ def test_failing_after_a_small_decay_budget_is_not_yet_and_names_the_clock() -> 
     assert rules.nrc1(case(run_of(LOW, NRC, tau=600.0, weight=DEAD))).verdict == FAILS
 
 
+@pytest.mark.parametrize(
+    ("half", "weight", "verdict"), [(0.6, None, NOT_YET), (0.51, None, FAILS), (0.6, DEAD, FAILS)]
+)
+def test_what_still_falls_after_a_long_budget_is_not_yet(
+    half: float, weight: np.ndarray | None, verdict: str
+) -> None:
+    """Reacher's ReLU features: NRC1 0.72 after a budget of 22, 0.17 after 60."""
+    run = run_of(NRC, NRC, half=NRC | {"nrc1": half}, weight=weight)
+    found = rules.nrc1(case(run))
+    assert found.verdict == verdict and ("still falling" in found.why) == (verdict == NOT_YET)
+    weaker = run_of(NRC, NRC, wd=1e-4, tau=3000.0)  # budget 0.3: has not had its time either way
+    phase = decay_rules.phase_change(case(run, run_of(NRC, NRC, wd=0.0), weaker))
+    assert phase.verdict == (FAILS if half == 0.51 else NOT_YET)  # a decay that kills is no counterexample
+
+
 def test_a_verdict_that_depends_on_the_view_says_so() -> None:
     same = rules.nrc1(case(run_of(NRC, NRC)))
     assert not same.depends_on_view

@@ -28,6 +28,7 @@ SIGNAL = 1e-3  # train R^2
 Headline = Mapping[str, Mapping[str, float]]  # experiment -> data -> weight decay
 # decay budget lambda*tau from which on what the loss does not hold is gone; before: not yet
 BUDGET_DONE = 20.0
+STILL = 0.95  # of the value at half of the run's tau: what ends lower is still falling
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,12 @@ class Run:
         """The value at the end of the run, NaN if undefined."""
         found = self.series(metric, split, layer)
         return float(found.iloc[-1]) if len(found) else math.nan
+
+    def falling(self, metric: str) -> bool:
+        """Whether it is on its way down at the end: features behind a ReLU may fall slower than exp(-lambda * tau)."""
+        found = self.series(metric)
+        half = found[(found.index > 0) & (found.index <= self.tau / 2)]
+        return len(half) > 0 and float(found.iloc[-1]) < STILL * float(half.iloc[-1])
 
     def why(self, metric: str) -> str:
         """Why a metric of the last layer is undefined, in two or three words; empty if it never was."""

@@ -90,8 +90,8 @@ def caption(data: str, grids: Grids) -> str:
     said = [
         f"{pretty(data)} over weight decay and decay budget lambda*tau; without weight decay (left) the budget is 0 at "
         f"all times and the end is drawn. Hatched, below a budget of {NOT_YET:g}: not yet; lightly hatched, up to "
-        f"{BUDGET_DONE:g}: undecided; from there on what the loss does not hold is gone, and what stays bright is not "
-        "waiting for time. A cell is the mean over the seeds that have a value, and vanished where most have none; "
+        f"{BUDGET_DONE:g}: undecided; from there on what decays as exp(-lambda*tau) is gone, and what stays bright is not "
+        "waiting for time unless it is named as still falling. A cell is the mean over the seeds that have a value, and vanished where most have none; "
         "directions are counted in the median seed"
     ]
     if any(0.0 in groups for groups in grids.values()):
@@ -127,6 +127,8 @@ def _collapse(groups: Groups) -> list[str]:
             f"NRC1 never below {COLLAPSED:g} with all {full} directions alive, least at lambda {best:g}: "
             f"{number(ends(grown[best], 'nrc1'))}, features centred first {number(ends(grown[best], 'nrc1_centred'))}"
         ]
+    falling = [v for v in whole if v not in down and all(run.falling("nrc1") for run in grown[v])]
+    words += [f"still falling at lambda {_span(falling)}"] if falling else []
     budgets = {v: min(run.budget for run in group) for v, group in groups.items() if v > 0}
     late = [v for v, budget in budgets.items() if budget < NOT_YET]
     between = [v for v, budget in budgets.items() if NOT_YET <= budget < BUDGET_DONE]

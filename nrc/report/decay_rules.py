@@ -36,7 +36,7 @@ def needs_decay(case: Case) -> Finding:
 
 
 def phase_change(case: Case) -> Finding:
-    """The smallest positive decay collapses by the rule for NRC1, 0 does not, and no decay of a budget of 20 stays uncollapsed."""
+    """The smallest positive decay collapses by the rule for NRC1, 0 does not, and no decay of a budget of 20 stays uncollapsed and still."""
     groups = case.groups
     positive = sorted(wd for wd in groups if wd > 0)
     if not positive or 0.0 not in groups:
@@ -56,7 +56,8 @@ def phase_change(case: Case) -> Finding:
         return word(all(run.last(metric) > COLLAPSED for run in zero)), values
 
     def stubborn(metric: str) -> list[float]:
-        return [wd for wd in grown if not collapsed(groups[wd], metric)]
+        slow = {wd for wd in grown if all(run.falling(metric) for run in groups[wd])}
+        return [wd for wd in grown if wd not in slow and not collapsed(groups[wd], metric)]
 
     verdict, values = judge("nrc1")
     why = f"the smallest of {plural(len(positive), 'decay')}, {smallest:g}, has a budget of {budget:.3g}"

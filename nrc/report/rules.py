@@ -13,6 +13,7 @@ from nrc.metrics import nrc3_curve
 from nrc.report.findings import (
     FAILS,
     HOLDS,
+    NOT_YET,
     UNTESTABLE,
     Case,
     Finding,
@@ -84,8 +85,12 @@ def _falls(
     ends, starts = [run.last(metric) for run in runs], [start_of(run, metric) for run in runs]
     dead = lost(runs)
 
+    falling = all(run.falling(metric) for run in runs)
+
     def verdict(fell: bool) -> str:
-        return FAILS if dead else case.word(fell)  # more time brings no direction back
+        if dead:
+            return FAILS  # more time brings no direction back
+        return NOT_YET if falling and not fell else case.word(fell)
 
     judged = []
     for name, words, these, before in views:
@@ -100,6 +105,8 @@ def _falls(
         why = f"the weight decay has removed a target direction ({case.clock})"
     elif _fell(ends, starts):
         why = f"falls from {number(float(np.mean(starts)))}, with all {case.n} target directions alive"
+    elif falling:
+        why = f"still falling in the second half of the run; {case.clock}"
     elif share > 0.3 and max(run.last("nrc1_centred") for run in runs) < COLLAPSED:
         why = (
             f"centred features do collapse, but their mean ({share:.0%} of the mean square) lies outside the plane; "
