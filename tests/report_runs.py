@@ -41,13 +41,13 @@ def run_of(
     last = f"fc{depth}"
     rows = []
     for when, values in ((0.0, start or {}), (tau / 2, half or {}), (tau, end or {})):
-        step = int(2 * when / tau)
+        step = int(when > tau / 2)
         for name, value in values.items():
             metric, split = name.removesuffix(" (test)"), "test" if name.endswith("(test)") else "train"
             place = "model" if metric == "mse" else last
             rows.append((when, step, when, split, place, metric, value))
     for when, table, split in ((tau, layers, "train"), (0.0, layers_start, "train"), (tau, held_out, "test")):
-        step = int(2 * when / tau)
+        step = int(when > tau / 2)
         for metric, series in (table or {}).items():
             rows += [(when, step, when, split, f"fc{k}", metric, v) for k, v in enumerate(series, start=1)]
     found = pd.DataFrame(rows, columns=COLUMNS).sort_values(["layer", "step"])

@@ -67,7 +67,7 @@ def draw(runs: Runs) -> list[Drawing]:
         "The published network on the same inputs and targets, with every target shifted to a mean of 0, 2 and 4 "
         "of its standard deviations. Sigma does not change, so by the unconstrained feature model nothing "
         "should. With ReLU features the mean decides: they are non-negative, so a plane that holds them all is "
-        "cheap only for targets that lie to one side of 0; for centred ones the mean feature stays outside. "
+        "cheap only for targets that lie to one side of 0; for centred ones the mean feature is still outside. "
         f"Dotted below: where a target direction would count as dead. NRC1 at the end: {said}."
     )
     commands = [command("target_mean", list(by_mean.values())) for by_mean in columns.values()]
