@@ -25,11 +25,8 @@ from nrc.training.stacked_step import StackedStepper
 
 SEEDS = 3
 DATA = ("reacher", "swimmer", "hopper")
-PRODUCTS = (
-    "mm",
-    "cutlass",
-    "cublas",
-)  # in the names of kernels that multiply matrices (gemm, sgemm, bmm, ...)
+# in the names of kernels that multiply matrices (gemm, sgemm, bmm, ...)
+PRODUCTS = ("mm", "cutlass", "cublas")
 
 
 def sweep_of(data: str, protocol: str) -> list[RunSettings]:

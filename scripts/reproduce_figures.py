@@ -43,7 +43,7 @@ IMAGES = [("images", data) for data in ("carla_2d", "carla_1d", "utkface")]
 EXPERIMENTS += IMAGES
 # the CPAL 2026 paper's own image recipes take a GPU: a quick run would stop at a small part of their decay budget
 LONG_IMAGES = [("deep_carla_2d", "carla_2d"), ("deep_utkface", "utkface")]
-# one weight decay each, longer than the quick grid goes; the other protocols' grids come as far
+# one weight decay each, longer than the quick grid goes; the other protocols' grids reach the first, and half of the other
 QUICK_ONLY = [("phase_small", "swimmer"), ("phase_long", "reacher")]
 # run only when the user has the file, which may not be shipped
 NEEDS_FILE = [("sgemm", "sgemm"), ("sgemm_decay", "sgemm")]

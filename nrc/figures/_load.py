@@ -28,7 +28,7 @@ SIGNAL = 1e-3  # train R^2
 Headline = Mapping[str, Mapping[str, float]]  # experiment -> data -> weight decay
 # decay budget lambda*tau from which on what the loss does not hold is gone; before: not yet
 BUDGET_DONE = 20.0
-STILL = 0.95  # of the value at half of the run's tau: what ends lower is still falling
+STILL = 0.95  # of the value at half of the run's tau: what ends lower still falls
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +100,6 @@ class Run:
         """The value at the end of the run, NaN if undefined."""
         found = self.series(metric, split, layer)
         return float(found.iloc[-1]) if len(found) else math.nan
-
-    def falling(self, metric: str) -> bool:
-        """Whether it is on its way down at the end: features behind a ReLU may fall slower than exp(-lambda * tau)."""
-        found = self.series(metric)
-        half = found[(found.index > 0) & (found.index <= self.tau / 2)]
-        return len(half) > 0 and float(found.iloc[-1]) < STILL * float(half.iloc[-1])
 
     def why(self, metric: str) -> str:
         """Why a metric of the last layer is undefined, in two or three words; empty if it never was."""
@@ -223,3 +217,14 @@ def lambda_groups(runs: Sequence[Run]) -> dict[float, list[Run]]:
     """Runs by weight decay, largest first."""
     values = sorted({run.weight_decay for run in runs}, reverse=True)
     return {v: [run for run in runs if run.weight_decay == v] for v in values}
+
+
+def falling(runs: Sequence[Run], metric: str) -> bool:
+    """Whether a metric is on its way down at the end of all: behind a ReLU it may fall slower than exp(-lambda * tau)."""
+
+    def falls(run: Run) -> bool:
+        found = run.series(metric)
+        half = found[(found.index > 0) & (found.index <= run.tau / 2)]
+        return len(half) > 0 and float(found.iloc[-1]) < STILL * float(half.iloc[-1])
+
+    return all(map(falls, runs))

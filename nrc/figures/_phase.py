@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from nrc.figures._curves import mean_over_seeds
-from nrc.figures._load import BUDGET_DONE, SIGNAL, Run
+from nrc.figures._load import BUDGET_DONE, SIGNAL, Run, falling
 from nrc.figures._style import number, pretty
 from nrc.figures.prevalence import LAYERS, ends
 from nrc.metrics import ALIVE
@@ -91,8 +91,8 @@ def caption(data: str, grids: Grids) -> str:
         f"{pretty(data)} over weight decay and decay budget lambda*tau; without weight decay (left) the budget is 0 at "
         f"all times and the end is drawn. Hatched, below a budget of {NOT_YET:g}: not yet; lightly hatched, up to "
         f"{BUDGET_DONE:g}: undecided; from there on what decays as exp(-lambda*tau) is gone, and what stays bright is not "
-        "waiting for time unless it is named as still falling. A cell is the mean over the seeds that have a value, and vanished where most have none; "
-        "directions are counted in the median seed"
+        "waiting for time unless it is named as still falling. A cell is the mean over the seeds that have a value, and "
+        "vanished where most have none; directions are counted in the median seed"
     ]
     if any(0.0 in groups for groups in grids.values()):
         said.append("Last row: the test MSE over that of the runs without weight decay at the same tau")
@@ -127,12 +127,12 @@ def _collapse(groups: Groups) -> list[str]:
             f"NRC1 never below {COLLAPSED:g} with all {full} directions alive, least at lambda {best:g}: "
             f"{number(ends(grown[best], 'nrc1'))}, features centred first {number(ends(grown[best], 'nrc1_centred'))}"
         ]
-    falling = [v for v in whole if v not in down and all(run.falling("nrc1") for run in grown[v])]
-    words += [f"still falling at lambda {_span(falling)}"] if falling else []
+    late = [v for v in whole if v not in down and falling(grown[v], "nrc1")]
+    words += [f"still falling at lambda {_span(late)}"] if late else []
     budgets = {v: min(run.budget for run in group) for v, group in groups.items() if v > 0}
-    late = [v for v, budget in budgets.items() if budget < NOT_YET]
+    early = [v for v, budget in budgets.items() if budget < NOT_YET]
     between = [v for v, budget in budgets.items() if NOT_YET <= budget < BUDGET_DONE]
-    words += [f"not yet at {_span(late)}"] if late else []
+    words += [f"not yet at {_span(early)}"] if early else []
     return words + ([f"undecided at {_span(between)}"] if between else [])
 
 

@@ -92,7 +92,7 @@ def draw(runs: Runs) -> list[Drawing]:
 
 def _grid(runs: Runs, kind: str, data: str) -> Groups:
     """The grid's runs and those of the prevalence figures: of a weight decay that both have, the longer ones, then
-    those of more seeds, as seeds are averaged at the same moments. {} without a grid."""
+    those of more seeds, each group cut to one length. {} without a grid."""
     grid = lambda_groups([run for run in runs.of(GRID[kind]).get(data, []) if run.weight_decay > 0])
     others = lambda_groups(runs.of(LAYERS[kind][0]).get(data, [])) if grid else {}
     both = {v: [g[v] for g in (grid, others) if v in g] for v in sorted(grid | others, reverse=True)}

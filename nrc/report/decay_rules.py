@@ -3,7 +3,7 @@
 Each takes a `Case` and returns a `Finding`; the first line of its docstring is the rule as the report prints it.
 """
 
-from nrc.figures._load import BUDGET_DONE
+from nrc.figures._load import BUDGET_DONE, falling
 from nrc.report.findings import FAILS, NOT_YET, UNTESTABLE, Case, Finding, View, plural, word
 from nrc.report.rules import COLLAPSED, CORRECTED, PAPER, collapsed, lost
 
@@ -36,7 +36,7 @@ def needs_decay(case: Case) -> Finding:
 
 
 def phase_change(case: Case) -> Finding:
-    """The smallest positive decay collapses by the rule for NRC1, 0 does not, and no decay of a budget of 20 stays uncollapsed and still."""
+    """The smallest positive decay collapses by the rule for NRC1, 0 does not, and no decay of a budget of 20 stays uncollapsed unless it still falls."""
     groups = case.groups
     positive = sorted(wd for wd in groups if wd > 0)
     if not positive or 0.0 not in groups:
@@ -56,8 +56,7 @@ def phase_change(case: Case) -> Finding:
         return word(all(run.last(metric) > COLLAPSED for run in zero)), values
 
     def stubborn(metric: str) -> list[float]:
-        slow = {wd for wd in grown if all(run.falling(metric) for run in groups[wd])}
-        return [wd for wd in grown if wd not in slow and not collapsed(groups[wd], metric)]
+        return [wd for wd in grown if not collapsed(groups[wd], metric) and not falling(groups[wd], metric)]
 
     verdict, values = judge("nrc1")
     why = f"the smallest of {plural(len(positive), 'decay')}, {smallest:g}, has a budget of {budget:.3g}"

@@ -75,8 +75,8 @@ def _curves(run: Run) -> dict[str, Any]:
     keep = _thin(len(clock))
     steps = clock.step.to_numpy()[keep]
     layers: dict[str, dict[str, list[float | None]]] = {}
-    rows = table[table.step.isin(steps)].drop_duplicates(["step", "split", "layer", "metric"], keep="last")
     keys = ["layer", "metric", "split"]
+    rows = table[table.step.isin(steps)].drop_duplicates(["step", *keys], keep="last")
     curves = rows[keys].drop_duplicates()
     values = np.full((len(curves), len(steps)), np.nan)
     values[rows.groupby(keys, sort=False).ngroup(), np.searchsorted(steps, rows.step)] = rows.value

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nrc.figures._load import Run
+from nrc.figures._load import Run, falling
 from nrc.metrics import nrc3_curve
 from nrc.report.findings import (
     FAILS,
@@ -85,12 +85,12 @@ def _falls(
     ends, starts = [run.last(metric) for run in runs], [start_of(run, metric) for run in runs]
     dead = lost(runs)
 
-    falling = all(run.falling(metric) for run in runs)
+    late = falling(runs, metric)
 
     def verdict(fell: bool) -> str:
         if dead:
             return FAILS  # more time brings no direction back
-        return NOT_YET if falling and not fell else case.word(fell)
+        return NOT_YET if late and not fell else case.word(fell)
 
     judged = []
     for name, words, these, before in views:
@@ -105,7 +105,7 @@ def _falls(
         why = f"the weight decay has removed a target direction ({case.clock})"
     elif _fell(ends, starts):
         why = f"falls from {number(float(np.mean(starts)))}, with all {case.n} target directions alive"
-    elif falling:
+    elif late:
         why = f"still falling in the second half of the run; {case.clock}"
     elif share > 0.3 and max(run.last("nrc1_centred") for run in runs) < COLLAPSED:
         why = (

@@ -27,9 +27,8 @@ Collected = dict[str, Moments]
 CHUNK, IMAGES = 4096, 256  # rows, or images, per forward pass while measuring
 SNAPSHOT_ROWS = 256  # enough for the 3-D picture, small enough for every run directory
 HIDDEN = [*LAYERWISE, *(f"evr_{k}" for k in range(1, 6))]
-AT_ENDS = {
-    "linear_mse_uncentred"
-}  # an eigenproblem of its own, and compared at the end alone: not at every step
+# an eigenproblem of its own, and compared at the end alone: not at every step
+AT_ENDS = {"linear_mse_uncentred"}
 AT_RANK = (  # what depends on the number of target directions
     "noise",
     "noise_abs",
