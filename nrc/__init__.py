@@ -11,7 +11,7 @@ Example:
     True
 """
 
-from nrc.collect import CollapseMonitor, collect
+from nrc.features.collect import CollapseMonitor, collect
 from nrc.metrics import measure
 from nrc.moments import Moments
 

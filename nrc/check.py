@@ -18,7 +18,7 @@ import yaml
 from nrc.errors import UserError
 from nrc.metrics import ALIVE
 from nrc.metrics.layer import VANISHED_SIGNAL
-from nrc.record import read_run
+from nrc.runs.directory import read_run
 
 EXPECTED = Path(__file__).with_name("reference") / "expected.yaml"
 PROTOCOL = "quick"  # the numbers are of its runs; another length of training has other numbers

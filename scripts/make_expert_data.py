@@ -7,14 +7,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import _cli
-
+from nrc.cli import errors
 from nrc.experts.record import make
 from nrc.experts.settings import DATA, EXPERTS, expert
 
 
 def main() -> None:
-    parser = _cli.Options(description=__doc__)
+    parser = errors.Options(description=__doc__)
     parser.add_argument("name", choices=sorted(EXPERTS))
     parser.add_argument(
         "--train", action="store_true", help="train the policy anew and replace data/experts/NAME.npz"
@@ -44,5 +43,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with _cli.one_line_errors():
+    with errors.one_line_errors():
         main()

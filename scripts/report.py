@@ -1,44 +1,6 @@
-"""Judge the papers' claims on the runs at hand and write the report, outputs/report/index.html.
+"""See `nrc.cli.report`."""
 
-python scripts/report.py --protocol quick
-"""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a source tree
-
-import _cli
-import _compose
-from reproduce_figures import EXPERIMENTS, NEEDS_FILE
-
-from nrc.figures import Runs
-from nrc.report.html import write_report
-from nrc.report.scorecard import scorecard
-from nrc.report.verdicts import VERDICTS, write_verdicts
-
-
-def main() -> None:
-    parser = _cli.Options(description=__doc__.splitlines()[0])
-    parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"))
-    parser.add_argument("--folder", type=Path, default=None, help="where to write (default: OUTPUTS/report)")
-    parser.add_argument(
-        "--write-verdicts",
-        action="store_true",
-        help="make today's verdicts the committed ones, and no report",
-    )
-    args = parser.parse_args()
-    _cli.existing_folder(args.outputs)
-    headline = _compose.headlines(EXPERIMENTS + NEEDS_FILE, args.protocol)
-    if args.write_verdicts:
-        runs = Runs(args.outputs, args.protocol, headline, say=lambda line: None)
-        print(f"{VERDICTS}: {write_verdicts(scorecard(runs))} verdicts written")
-        return
-    for path in write_report(args.outputs, args.protocol, headline=headline, folder=args.folder):
-        print(path)
-
+from nrc.cli.report import command
 
 if __name__ == "__main__":
-    with _cli.one_line_errors():
-        main()
+    command()

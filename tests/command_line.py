@@ -40,7 +40,6 @@ def in_process(script: str, arguments: list[str], folder: Path) -> Result:
     handlers = {number: signal.getsignal(number) for number in SIGNALS}  # the script sets its own
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(SCRIPTS / script), *arguments])
-        patch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
         patch.setattr("socket.socket.connect", no_network)
         patch.setattr("socket.getaddrinfo", no_network)
         patch.setenv("HYDRA_FULL_ERROR", "")  # set by the script: taken back afterwards

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from nrc.data import LowRank
-from nrc.figures._load import Run
 from nrc.models import MLP
-from nrc.record import COLUMNS
 from nrc.report.findings import Case
+from nrc.runs.directory import COLUMNS
+from nrc.runs.read import Run
 from nrc.training import Measure, Optim, Protocol, RunSettings, fit
 
 SIGMA = np.diag([1.0, 4.0])

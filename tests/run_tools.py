@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from nrc.record import RunDirectory, read_info
+from nrc.runs.directory import RunDirectory, read_info
 
 
 def sealed(path: Path, **facts: Any) -> None:

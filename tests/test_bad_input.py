@@ -160,7 +160,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--config-dir=odd", "--config-name=settings"], "found duplicate key lr"),
     # no class but the package's own settings
     (["model._target_=os.system"], "model._target_ is 'os.system'; it must be one of this package's classes"),
-    (["data._target_=nrc.record.os.system"], "data._target_ is 'nrc.record.os.system'"),
+    (["data._target_=nrc.record.os.system"], "data._target_ is 'nrc.runs.directory.os.system'"),
     (["data._target_=nrc.data.table.Path"], "data._target_ is 'nrc.data.table.Path'"),
     (["data._target_=nrc.models.MLP"], "data._target_ is 'nrc.models.MLP'"),
     (["data._target_=nrc.experts.settings.Expert"], "data._target_ is 'nrc.experts.settings.Expert'"),

@@ -10,15 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO / "scripts"))
+from nrc.cli import bench
+from nrc.cli.bench import images, measuring, stacked, tools, training
 
-import _bench_images  # noqa: E402
-import _bench_measuring  # noqa: E402
-import _bench_stacked  # noqa: E402
-import _bench_tools  # noqa: E402
-import _bench_training  # noqa: E402
-import bench  # noqa: E402
+REPO = Path(__file__).resolve().parents[1]
 
 TOY: dict[str, dict[str, Any]] = {
     "sweep": {"steps": 6, "members": (1,), "repeats": 1},
@@ -106,7 +101,7 @@ def test_a_benchmark_writes_what_it_promises(
     def here(function: Callable[..., Any], *arguments: Any, no_holes: bool = False) -> Any:
         return function(*arguments)
 
-    for module in (_bench_measuring, _bench_images):  # starting a process takes seconds
+    for module in (measuring, images):  # starting a process takes seconds
         monkeypatch.setattr(module, "in_fresh_process", here)
     monkeypatch.setitem(bench.BENCHES, name, lambda whole=bench.BENCHES[name]: whole(**TOY[name]))
     monkeypatch.setattr(sys, "argv", ["bench.py", name, "--outputs", str(tmp_path)])
@@ -132,23 +127,23 @@ def test_without_a_gpu_the_stack_is_skipped_and_says_why(
 
 
 def test_the_stack_of_the_benchmark_is_the_papers_sweep() -> None:
-    settings = _bench_stacked.sweep_of("reacher", "paper")
+    settings = stacked.sweep_of("reacher", "paper")
     assert len(settings) == 15 and len({(s.optim.weight_decay, s.seed) for s in settings}) == 15
-    stack = _bench_stacked.Stack(settings, 2, "cpu")
-    assert stack.flops == 2 * _bench_training._gemms([11, 256, 256, 256, 2], batch=256)[1]
+    stack = stacked.Stack(settings, 2, "cpu")
+    assert stack.flops == 2 * training._gemms([11, 256, 256, 256, 2], batch=256)[1]
 
 
 def test_the_products_of_the_yardstick_are_those_of_a_step() -> None:
     sizes = [8, 16, 16, 2]
-    flops = _bench_training._gemms(sizes, batch=32)[1]
+    flops = training._gemms(sizes, batch=32)[1]
     forward = sum(2 * 32 * a * b for a, b in pairwise(sizes))
     assert flops == 3 * forward - 2 * 32 * 8 * 16  # no gradient at the inputs
 
 
 def test_a_fresh_process_has_a_peak_of_its_own() -> None:
     held = torch.ones(1 << 26)  # 256 MB here, not there
-    here = _bench_tools.peak_mb()
-    assert _bench_tools.in_fresh_process(_bench_tools.peak_mb) < here - held.nbytes / 2**20 / 2
+    here = tools.peak_mb()
+    assert tools.in_fresh_process(tools.peak_mb) < here - held.nbytes / 2**20 / 2
 
 
 def test_the_other_cases_are_all_listed() -> None:

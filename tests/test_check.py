@@ -17,7 +17,7 @@ from nrc.data import LowRank
 from nrc.errors import UserError
 from nrc.metrics import METRICS, last_layer
 from nrc.models import MLP
-from nrc.record import RunDirectory
+from nrc.runs.directory import RunDirectory
 from nrc.training import Measure, Optim, Protocol, RunSettings, fit
 
 REPO = Path(__file__).resolve().parents[1]
@@ -284,12 +284,8 @@ def test_quantities(tmp_path: Path) -> None:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(REPO / "scripts"))
-    spec = importlib.util.spec_from_file_location("check_script", REPO / "scripts" / "check.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module._compose, "headlines", lambda *a: HEADLINE)
+    module = importlib.import_module("nrc.cli.check")
+    monkeypatch.setattr(module.config, "headlines", lambda *a: HEADLINE)
     monkeypatch.setattr(module, "verdict_changes", lambda *a: ([], 0))
     return module
 
@@ -304,7 +300,7 @@ def test_the_script_says_so_by_its_exit_status(
 ) -> None:
     outputs = perfect if runs == "perfect" else perfect / "none"
     made = [SimpleNamespace(directory=run) for run in seeds(outputs, read_expectations())]
-    monkeypatch.setattr(script._compose, "sweep_members", lambda *a: made)
+    monkeypatch.setattr(script.config, "sweep_members", lambda *a: made)
     monkeypatch.setattr(sys, "argv", ["check.py", "--outputs", str(outputs)])
     with pytest.raises(SystemExit) as end:
         script.main()
@@ -318,7 +314,7 @@ def test_the_script_judges_one_data_set_alone(
 ) -> None:
     asked = []
     made = [SimpleNamespace(directory=run) for run in seeds(perfect, read_expectations())]
-    monkeypatch.setattr(script._compose, "sweep_members", lambda e, data, *a: asked.append(data) or made)
+    monkeypatch.setattr(script.config, "sweep_members", lambda e, data, *a: asked.append(data) or made)
     monkeypatch.setattr(sys, "argv", ["check.py", "--outputs", str(perfect), "--dataset", "swimmer"])
     with pytest.raises(SystemExit) as end:
         script.main()

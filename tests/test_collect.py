@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import nrc
-from nrc.collect import measure_layers, measure_splits
 from nrc.errors import UserError
+from nrc.features.collect import measure_layers, measure_splits
 from nrc.metrics import measure_with_reasons
 
 

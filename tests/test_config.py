@@ -10,15 +10,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from nrc.cli import config
+from nrc.cli.reproduce import EXPERIMENTS, LONG_IMAGES, NEEDS_FILE, QUICK_ONLY
+from nrc.errors import UserError
+from nrc.training import Clock, RunSettings
+
 REPO = Path(__file__).resolve().parents[1]
 CONF = REPO / "conf"
-sys.path.insert(0, str(REPO / "scripts"))
-
-import _compose  # noqa: E402
-from reproduce_figures import EXPERIMENTS, LONG_IMAGES, NEEDS_FILE, QUICK_ONLY  # noqa: E402
-
-from nrc.errors import UserError  # noqa: E402
-from nrc.training import Clock, RunSettings  # noqa: E402
 
 
 def names(group: str) -> list[str]:
@@ -27,7 +25,7 @@ def names(group: str) -> list[str]:
 
 def settings(*overrides: str) -> RunSettings:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return _compose.run_settings(compose("train", list(overrides)))
+        return config.run_settings(compose("train", list(overrides)))
 
 
 def command(*arguments: str, script: str = "train.py") -> subprocess.CompletedProcess[str]:
@@ -131,7 +129,7 @@ def test_published_image_recipes() -> None:
         "carla_2d": "1e-1,1e-2,5e-3,5e-4,0", "carla_1d": "1e-1,1e-2,1e-3,1e-4,0", "utkface": "1e-1,5e-2,1e-2,5e-4,0",
     }  # fmt: skip
     for data, sweep in sweeps.items():
-        members = _compose.sweep_members("images", data, "paper", Path("outputs"))
+        members = config.sweep_members("images", data, "paper", Path("outputs"))
         assert {m.settings.optim.weight_decay for m in members} == {float(v) for v in sweep.split(",")}
         assert {m.settings.seed for m in members} == {0, 1} and len(members) == 10
         paper = settings("experiment=images", f"data={data}", "protocol=paper")
@@ -175,7 +173,7 @@ def test_every_setting_of_a_group_stands_in_its_file() -> None:
     ):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("train", overrides)
-        found = _compose.run_settings(cfg)
+        found = config.run_settings(cfg)
         for group in ("data", "model", "optim", "protocol", "measure"):
             fields = {field.name for field in dataclasses.fields(getattr(found, group))}
             assert fields == set(cfg[group]) - {"_target_"}, group
@@ -207,7 +205,7 @@ def test_length_given_by_the_user_wins_over_the_recipe() -> None:
 
 
 def test_sweep_members_are_the_directories_of_a_multirun(tmp_path: Path) -> None:
-    members = _compose.sweep_members("prevalence_linear", "swimmer", "quick", tmp_path)
+    members = config.sweep_members("prevalence_linear", "swimmer", "quick", tmp_path)
     places = {str(m.directory.relative_to(tmp_path)) for m in members}
     assert "prevalence_linear-quick/swimmer/wd=0/seed=2" in places and len(members) == 6
     result = command(
@@ -219,16 +217,16 @@ def test_sweep_members_are_the_directories_of_a_multirun(tmp_path: Path) -> None
 
 
 def test_a_sweep_of_ones_own_expands_as_in_a_multirun() -> None:
-    members = _compose.members_of(["data=swimmer", "optim.weight_decay=0,1e-3", "seed=0,1"])
+    members = config.members_of(["data=swimmer", "optim.weight_decay=0,1e-3", "seed=0,1"])
     places = {str(m.directory): (m.settings.optim.weight_decay, m.settings.seed) for m in members}
     root = "outputs/train-quick/swimmer"
     assert places == {f"{root}/wd={d}/seed={s}": (float(d), s) for d in ("0", "0.001") for s in (0, 1)}
-    fewer = _compose.members_of(["experiment=prevalence", "seed=4"])  # in place of the experiment's seeds
+    fewer = config.members_of(["experiment=prevalence", "seed=4"])  # in place of the experiment's seeds
     assert {m.settings.seed for m in fewer} == {4} and len(fewer) == 2
-    rates = _compose.members_of(["optim.lr=0.05,0.1", "hydra.sweep.dir=elsewhere/${optim.lr}"])
+    rates = config.members_of(["optim.lr=0.05,0.1", "hydra.sweep.dir=elsewhere/${optim.lr}"])
     assert [m.directory.parts[:2] for m in rates] == [("elsewhere", "0.05"), ("elsewhere", "0.1")]
     with pytest.raises(UserError, match=r"two runs of the sweep share outputs/train-quick/reacher/wd="):
-        _compose.members_of(["optim.lr=0.05,0.1"])
+        config.members_of(["optim.lr=0.05,0.1"])
 
 
 def test_the_sweep_command(tmp_path: Path) -> None:

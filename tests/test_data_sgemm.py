@@ -1,6 +1,5 @@
 """The SGEMM set: its inputs, the golden values of the first layer, and files that are not it."""
 
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from sklearn.model_selection import train_test_split
 
 from nrc import Moments
+from nrc.cli import config
 from nrc.data import RegressionData, Sgemm, sgemm
 from nrc.data._columns import Columns
 from nrc.errors import UserError
@@ -18,9 +18,6 @@ from nrc.metrics import Layer, layerwise
 from nrc.training import Clock
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO / "scripts"))
-
-import _compose  # noqa: E402
 
 
 @cache
@@ -139,7 +136,7 @@ def test_the_accelerated_recipe_reaches_the_published_tau_in_a_quarter_of_the_st
     for protocol in ("paper", "accelerated", "quick"):
         with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
             cfg = compose("train", ["experiment=sgemm", f"protocol={protocol}"])
-        settings = _compose.run_settings(cfg)
+        settings = config.run_settings(cfg)
         assert (settings.optim.batch_size, settings.optim.weight_decay) == (128, 1e-3)
         clocks[protocol] = Clock.of(settings.optim, settings.protocol, 193_280)
     paper, accelerated = clocks["paper"], clocks["accelerated"]

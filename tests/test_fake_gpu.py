@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nrc.collect import collect
+from nrc.features.collect import collect
+from nrc.features.prediction import Prediction
 from nrc.models import MLP, MLPNetwork
-from nrc.prediction import Prediction
 from nrc.training import Clock, Measure, Optim, Protocol
 from nrc.training.measuring import Measurer
 from nrc.training.placement import Placed

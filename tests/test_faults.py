@@ -32,7 +32,7 @@ from fault_tools import (
 
 from nrc import checkpoint, files
 from nrc.errors import UserError
-from nrc.record import RunDirectory, find_runs, read_info, read_run
+from nrc.runs.directory import RunDirectory, find_runs, read_info, read_run
 from nrc.training import Optim, fit
 from nrc.training.pool import Member, run_all
 

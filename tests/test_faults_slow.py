@@ -15,7 +15,7 @@ from fault_tools import KillAtFileEvent, code_of, leftovers, results, settings, 
 from test_figures import write_run
 
 from nrc.models import MLP
-from nrc.record import read_info
+from nrc.runs.directory import read_info
 from nrc.training import Measure, Protocol
 
 pytestmark = pytest.mark.slow

@@ -31,7 +31,7 @@ from nrc.figures._curves import TauAxis
 from nrc.figures._style import power, scientific, style
 from nrc.metrics import ALIVE
 from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX, R2_GAP_MAX, depth_of_collapse, first_collapsed_layer
-from nrc.record import RunDirectory
+from nrc.runs.directory import RunDirectory
 
 STEPS = (0, 1, 3, 10, 30, 100)
 HEAD_METRICS = ("nrc1", "nrc2", "nrc3", "nrc1_raw", "nrc2_raw", "nrc1_centred")

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,12 @@ import yaml
 from run_tools import sealed
 from test_figures import write_run
 
+from nrc.cli import config
 from nrc.figures import Runs, deep, draw_all
 from nrc.figures._command import command
-from nrc.figures._load import Run
 from nrc.figures._style import pretty
 from nrc.figures.prevalence import sets
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-
-import _compose
+from nrc.runs.read import Run
 
 POINTS = ["layer1.0.conv1", "layer1.0.conv2", "layer4.1.conv2", "fc"]
 NET = {"kind": "ResNet", "depth": 18}
@@ -93,20 +89,20 @@ def test_commands_run_the_experiment_that_made_the_runs(drawn: Path) -> None:
 )  # fmt: skip
 def test_the_printed_command_makes_the_runs_again(tmp_path: Path, given: list[str]) -> None:
     """Through a shell's and Hydra's reading of it, whatever characters a path has."""
-    made = _compose.members_of(given)
+    made = config.members_of(given)
     runs = []
     for number, member in enumerate(made):
         settings = member.settings.as_dict()
         known = {"name": member.settings.data.data_name}  # type: ignore[attr-defined]
         info = {"identity": settings | {"data": known}}
-        config = settings | {"given": member.settings.given()}
+        saved = settings | {"given": member.settings.given()}
         (tmp_path / f"{number}").mkdir()
-        (tmp_path / f"{number}" / "config.yaml").write_text(yaml.safe_dump(config))
+        (tmp_path / f"{number}" / "config.yaml").write_text(yaml.safe_dump(saved))
         runs.append(Run(tmp_path / f"{number}", info, pd.DataFrame()))
     experiment = given[0].removeprefix("experiment=")
     words = shlex.split(command(experiment, runs))
     assert words[:3] == ["python", "scripts/train.py", "-m"]
-    again = {m.directory: m.settings for m in _compose.members_of(words[3:])}
+    again = {m.directory: m.settings for m in config.members_of(words[3:])}
     assert again == {m.directory: m.settings for m in made}
     if len(given) == 2:
         assert len(words) <= 6, "what the experiment's file says is not said again"

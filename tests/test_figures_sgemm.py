@@ -12,7 +12,7 @@ from nrc.figures._reference import curve
 from nrc.figures._style import style
 from nrc.figures.sgemm_table import METRICS, compare, first_collapsed, first_quiet, markdown, tolerance
 from nrc.models import MLP
-from nrc.record import RunDirectory, read_run
+from nrc.runs.directory import RunDirectory, read_run
 from nrc.training import Measure, Optim, Protocol, RunSettings, fit
 
 EXTRA = (

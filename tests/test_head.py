@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import nrc
-from nrc.collect import measure_splits
 from nrc.errors import UserError
+from nrc.features.collect import measure_splits
 
 LAST = ("mse", "r2", "nrc2", "nrc3", "signal_share")
 

@@ -12,7 +12,7 @@ import nrc.training.placement as placement
 from nrc.data import RegressionData
 from nrc.errors import UserError
 from nrc.models import MLP, ResNet
-from nrc.record import read_run
+from nrc.runs.directory import read_run
 from nrc.training import Clock, Measure, Optim, Protocol, RunSettings, fit
 from nrc.training.measuring import Measurer
 from nrc.training.placement import Batches, place, rows

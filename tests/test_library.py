@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import nrc
-from nrc.collect import measure_layers
 from nrc.errors import UserError
+from nrc.features.collect import measure_layers
 from nrc.metrics import measure_with_reasons
 from nrc.models._torchvision import torchvision
 

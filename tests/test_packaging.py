@@ -32,7 +32,7 @@ def test_every_command_runs_an_existing_script(name: str) -> None:
 
 
 def test_a_command_is_the_script(tmp_path: Path) -> None:
-    code = "import sys; from nrc.commands import train; sys.argv = ['nrc-train', 'optim.lr=-1']; train()"
+    code = "import sys; from nrc.cli.train import command; sys.argv = ['nrc-train', 'optim.lr=-1']; command()"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(REPO)},

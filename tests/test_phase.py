@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,16 +12,14 @@ import yaml
 from run_tools import sealed
 from test_figures import STEPS, drawn, quiet, write_run
 
+from nrc.cli import config
+from nrc.cli.reproduce import EXPERIMENTS, without_phase
 from nrc.errors import UserError
 from nrc.figures import Drawing, Runs, phase
-from nrc.record import read_info
+from nrc.runs.directory import read_info
 from nrc.theory.deep_linear import thresholds
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO / "scripts"))
-
-import _compose  # noqa: E402
-from reproduce_figures import EXPERIMENTS, without_phase  # noqa: E402
 
 GRID = (0.05, 0.2, 0.8, 3.2)  # at tau 100: budgets 5 (not ripe), 20, 80, 320
 
@@ -183,9 +180,9 @@ def test_the_grids(data: str) -> None:
     assert len({*values, float(recipe["accelerated"]["weight_decay"]), 0.0}) >= 24
     assert values == sorted(values) and grid["seed"] == "0,1,2"
     for experiment in ("phase", "phase_linear"):
-        for member in _compose.sweep_members(experiment, data, "accelerated", Path("outputs")):
+        for member in config.sweep_members(experiment, data, "accelerated", Path("outputs")):
             assert member.settings.optim.weight_decay * (member.settings.protocol.tau or 0) <= 200.001
-        members = _compose.sweep_members(experiment, data, "quick", Path("outputs"))
+        members = config.sweep_members(experiment, data, "quick", Path("outputs"))
         for found in (member.settings for member in members):
             assert found.protocol.tau is not None and found.optim.weight_decay * found.protocol.tau <= 25.001
             assert (found.model.feature_activation == "none") == ("linear" in experiment)  # type: ignore[attr-defined]
@@ -193,7 +190,7 @@ def test_the_grids(data: str) -> None:
 
 
 def test_at_full_length_the_members_of_the_grid_share_one_tau_but_for_those_that_collapse_early() -> None:
-    members = _compose.sweep_members("phase_linear", "hopper", "paper", Path("outputs"))
+    members = config.sweep_members("phase_linear", "hopper", "paper", Path("outputs"))
     taus = {(m.settings.optim.weight_decay, m.settings.protocol.tau) for m in members}
     assert len(members) == 66 and len(taus) == 22  # the seeds of a decay are of one length
     assert {tau for decay, tau in taus if decay <= 0.01} == {20000.0}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nrc.cli import config
 from nrc.data import LowRank
 from nrc.models import MLP
 from nrc.training import Measure, Optim, Protocol, RunSettings
@@ -15,9 +16,6 @@ from nrc.training.pool import _seats, run_all
 from nrc.training.progress import SweepProgress, UnderWay
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO / "scripts"))
-
-import _compose  # noqa: E402
 
 
 class Clock:
@@ -123,7 +121,7 @@ SECONDS = {  # of whole runs of the quick protocol, one core each, from one repr
 
 def test_costs_are_proportional_to_times() -> None:
     speed = [
-        _compose.sweep_members(experiment, data, "quick", Path("outputs"))[0].cost / seconds
+        config.sweep_members(experiment, data, "quick", Path("outputs"))[0].cost / seconds
         for (experiment, data), seconds in SECONDS.items()
     ]
     assert max(speed) < 1.33 * min(speed)

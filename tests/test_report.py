@@ -92,8 +92,7 @@ def test_published_tables_mark_no_error_that_any_network_would_reproduce() -> No
 
 def test_published_lengths_are_those_of_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference against conf: where the published number of rows is ours, by the clock itself."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "scripts"))
-    import _compose
+    from nrc.cli import config
 
     rows = {"prevalence": {"reacher": 1000, "swimmer": 1000, "hopper": 10000}, "ufm": {"hopper": 10000}}
     rows["deep"] = {"reacher": 800, "swimmer": 800, "hopper": 4000}
@@ -102,7 +101,7 @@ def test_published_lengths_are_those_of_the_recipes(monkeypatch: pytest.MonkeyPa
         for data, count in sets.items():
             file = f"deep_{data}" if experiment == "deep" else experiment
             extra = ["data.path=x"] if data == "sgemm" else []
-            settings = _compose.sweep_members(file, data, "paper", Path("outputs"), extra)[0].settings
+            settings = config.sweep_members(file, data, "paper", Path("outputs"), extra)[0].settings
             clock = Clock.of(settings.optim, settings.protocol, count)
             tau = clock.tau_at(clock.total_steps)
             assert tau == pytest.approx(published_tau(experiment, data), rel=0.01), (experiment, data)

@@ -7,19 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from nrc.check import check, read_expectations
+from nrc.cli import config, console, reproduce
+from nrc.cli.reproduce import EXPERIMENTS, QUICK_ONLY, parts, wanted
+from nrc.data import LowRank
+from nrc.models import MLP, ResNet
+from nrc.training import Measure, Optim, Protocol, RunSettings
+from nrc.training.pool import Member, run_all
+
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO / "scripts"))
-
-import _cli  # noqa: E402
-import _compose  # noqa: E402
-import reproduce_figures  # noqa: E402
-from reproduce_figures import EXPERIMENTS, QUICK_ONLY, parts, wanted  # noqa: E402
-
-from nrc.check import check, read_expectations  # noqa: E402
-from nrc.data import LowRank  # noqa: E402
-from nrc.models import MLP, ResNet  # noqa: E402
-from nrc.training import Measure, Optim, Protocol, RunSettings  # noqa: E402
-from nrc.training.pool import Member, run_all  # noqa: E402
 
 
 def small(seed: int, **optim: float) -> RunSettings:
@@ -50,7 +46,7 @@ def members() -> list[Member]:
     return [
         member
         for experiment, data in EXPERIMENTS + QUICK_ONLY
-        for member in _compose.sweep_members(experiment, data, "quick", Path("outputs/none"))
+        for member in config.sweep_members(experiment, data, "quick", Path("outputs/none"))
     ]
 
 
@@ -64,7 +60,7 @@ def test_no_two_settings_share_a_directory(members: list[Member]) -> None:
 def test_every_expectation_speaks_of_runs_that_are_made(members: list[Member]) -> None:
     """A misspelt folder or weight decay would fail for ever, or never be looked at."""
     planned = [member.directory for member in members]
-    headline = _compose.headlines(EXPERIMENTS + QUICK_ONLY, "quick")
+    headline = config.headlines(EXPERIMENTS + QUICK_ONLY, "quick")
     seeds = {"prevalence": 3, "prevalence_linear": 3}
     for verdict in check(planned, headline):
         assert not verdict.holds and verdict.values == []  # nothing was run there
@@ -82,16 +78,16 @@ def test_real_images_with_any_name_and_settings(tmp_path: Path) -> None:
     """One sweep on one set, whatever the file is called."""
     faces = tmp_path / "my faces, (2).tar"
     faces.touch()
-    extra = reproduce_figures._real(str(faces), ["data.size=64", "optim.weight_decay=0.2,0"], "utkface")
-    members = _compose.sweep_members("images", "utkface", "quick", tmp_path, extra)
+    extra = reproduce._real(str(faces), ["data.size=64", "optim.weight_decay=0.2,0"], "utkface")
+    members = config.sweep_members("images", "utkface", "quick", tmp_path, extra)
     assert [m.settings.data.path for m in members] == [str(faces)] * 2  # type: ignore[attr-defined]
     assert {m.settings.data.size for m in members} == {64}  # type: ignore[attr-defined]
     assert {m.settings.optim.weight_decay for m in members} == {0.2, 0}
     for name in ("x.npy", "y.npy"):
         (tmp_path / name).touch()
     pair = f"{tmp_path}/x.npy,{tmp_path}/y.npy"
-    extra = reproduce_figures._real(pair, [], "carla_2d")
-    found = _compose.sweep_members("images", "carla_2d", "quick", tmp_path, extra)
+    extra = reproduce._real(pair, [], "carla_2d")
+    found = config.sweep_members("images", "carla_2d", "quick", tmp_path, extra)
     assert {m.settings.data.path for m in found} == {pair}  # type: ignore[attr-defined]
     assert {m.directory.parts[-3] for m in found} == {"carla_2d-x"}
 
@@ -111,16 +107,16 @@ def test_mistakes_about_real_images(
     arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(REPO)
-    monkeypatch.setattr(sys, "argv", ["reproduce_figures.py", *arguments])
-    with pytest.raises(SystemExit) as ended, _cli.one_line_errors():
-        reproduce_figures.main()
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments])
+    with pytest.raises(SystemExit) as ended, console.one_line_errors():
+        reproduce.main()
     said = capsys.readouterr().err
     assert ended.value.code == 2 and words in said and said.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_one_data_set_from_command_line_to_figures(tmp_path: Path) -> None:
-    command = [sys.executable, str(REPO / "scripts/reproduce_figures.py"), "--dataset", "swimmer"]
+    command = [sys.executable, str(REPO / "scripts/reproduce.py"), "--dataset", "swimmer"]
     for expected in ("runs finished, 0 were there already", "0 runs finished"):
         result = subprocess.run([*command, "--outputs", str(tmp_path)], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr

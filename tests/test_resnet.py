@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import nrc
-from nrc.collect import collect, measure_layers
 from nrc.errors import UserError
+from nrc.features.collect import collect, measure_layers
 from nrc.metrics import measure_with_reasons
 from nrc.models import ResNet, ResNetNetwork
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from report_runs import SIGMA, case, run_of
 
-from nrc.figures._load import Run
 from nrc.report import decay_rules, rules, ufm_rules
 from nrc.report.findings import FAILS, HOLDS, NOT_YET, UNTESTABLE
+from nrc.runs.read import Run
 from nrc.theory import ufm
 
 DEAD = np.diag([1.0, 0.05]) @ np.eye(2, 8)  # the second target direction is below a tenth of the first

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from report_runs import case, run_of
 
-from nrc.figures._load import Run
 from nrc.figures._reference import published
 from nrc.report import deep_rules, depth_rules
 from nrc.report.findings import FAILS, HOLDS, NOT_YET, UNTESTABLE, Case, Finding, beats
 from nrc.report.layers import deep_mean
 from nrc.report.literature import by_layer, published_tau
+from nrc.runs.read import Run
 
 DEEP = {
     "noise": [0.8, 0.5, 0.01, 0.01],

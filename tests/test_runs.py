@@ -13,7 +13,7 @@ from test_training import FAST
 from nrc.data import LowRank
 from nrc.errors import UserError
 from nrc.models import MLP
-from nrc.record import RunDirectory, find_runs, read_run
+from nrc.runs.directory import RunDirectory, find_runs, read_run
 from nrc.training import Measure, Optim, Protocol, RunSettings, fit
 from nrc.training.steppers import HandStepper
 

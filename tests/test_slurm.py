@@ -2,20 +2,18 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("submitit", reason="pip install 'nrc[slurm]' brings it")
+from submitit.core.utils import UncompletedJobError
+
+from nrc.cli import slurm
+from nrc.errors import UserError
+from nrc.training.stopping import Interrupted
+
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO / "scripts"))
-
-import _slurm  # noqa: E402
-from submitit.core.utils import UncompletedJobError  # noqa: E402
-
-from nrc.errors import UserError  # noqa: E402
-from nrc.training.stopping import Interrupted  # noqa: E402
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_task_that_slurm_has_ended_or_forgotten_is_not_waited_for(squeue: Path) -> None:
-    queue = _slurm.Queue(delay_s=30)
+    queue = slurm.Queue(delay_s=30)
     for task in range(4):
         queue.register_job(f"17_{task}")
 
@@ -57,7 +55,7 @@ def test_a_stopped_task_is_requeued_unless_slurm_has_ended_it(
     calls: list[int] = []
     before = signal.signal(signal.SIGUSR2, lambda number, frame: calls.append(number))
     try:
-        with pytest.raises(SystemExit) as ended, _slurm.requeued():
+        with pytest.raises(SystemExit) as ended, slurm.requeued():
             os.kill(os.getpid(), signal.SIGTERM)
             raise Interrupted("the run was stopped by a signal")
     finally:
@@ -73,30 +71,30 @@ def test_a_task_that_was_requeued_too_often_says_so(squeue: Path) -> None:
     squeue.write_text("RUNNING\n")
     before = signal.signal(signal.SIGUSR2, refuse)
     try:
-        with pytest.raises(UserError, match=r"stopped .*timed-out too many times"), _slurm.requeued():
+        with pytest.raises(UserError, match=r"stopped .*timed-out too many times"), slurm.requeued():
             raise Interrupted("the run was stopped by a signal")
     finally:
         signal.signal(signal.SIGUSR2, before)
 
 
 def test_a_finished_task_passes(squeue: Path) -> None:
-    with _slurm.requeued():
+    with slurm.requeued():
         result = 3
     assert result == 3
 
 
 def test_errors_of_the_launcher_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "")
-    monkeypatch.setattr(_slurm.SlurmJob, "watcher", _slurm.SlurmJob.watcher)
+    monkeypatch.setattr(slurm.SlurmJob, "watcher", slurm.SlurmJob.watcher)
     words = (
         "Job 17_2 (task: 0) with path /runs/.submitit/17_2/17_2_0_result.pkl\n"
         "has not produced any output (state: TIMEOUT)\nError stream produced:\n-----\nlong\n"
     )
     line = r"^SLURM job 17_2 left no result \(TIMEOUT\).*/runs/.submitit/17_2;"
-    with pytest.raises(UserError, match=line), _slurm.launching():
+    with pytest.raises(UserError, match=line), slurm.launching():
         raise UncompletedJobError(words)
-    with pytest.raises(UserError, match="no srun"), _slurm.launching():
+    with pytest.raises(UserError, match="no srun"), slurm.launching():
         raise RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?')
-    with pytest.raises(RuntimeError, match="ours"), _slurm.launching():
+    with pytest.raises(RuntimeError, match="ours"), slurm.launching():
         raise RuntimeError("ours")
-    assert str(REPO / "scripts") in os.environ["PYTHONPATH"]
+    assert str(REPO) in os.environ["PYTHONPATH"]

@@ -14,7 +14,7 @@ from fault_tools import FORKS
 from nrc.data import LowRank
 from nrc.models import MLP
 from nrc.moments import Moments
-from nrc.record import read_info, read_run, write_json
+from nrc.runs.directory import read_info, read_run, write_json
 from nrc.training import Clock, Measure, Optim, Protocol, RunSettings, fit, measuring, stacked_measuring
 from nrc.training.loop import batch_order, train_steps
 from nrc.training.measuring import Measurer

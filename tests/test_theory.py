@@ -1,7 +1,6 @@
 """The closed form of the unconstrained feature model against direct optimisation, and what it predicts."""
 
 import math
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 import nrc
+from nrc.cli import config
 from nrc.data.low_rank import LowRank
 from nrc.errors import UserError
 from nrc.metrics import gamma_star
@@ -17,10 +17,6 @@ from nrc.models import MLP
 from nrc.theory import ufm
 from nrc.training import Measure, Optim, Protocol, RunSettings
 from nrc.training.steppers import make_stepper
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-
-import _compose
 
 EIGENVALUES = (0.3, 1.0, 2.5)
 M, D = 60, 7
@@ -310,7 +306,7 @@ def test_a_network_with_free_features_reaches_the_closed_form() -> None:
 
 def test_the_experiment_is_the_published_one(tmp_path: Path) -> None:
     """nrc_prevalence, sections 2 and 3: network, penalties, five lambdas, plain SGD at lr 1e-2, batch 256."""
-    members = _compose.sweep_members("ufm", "reacher", "paper", tmp_path)
+    members = config.sweep_members("ufm", "reacher", "paper", tmp_path)
     places = [str(m.directory.relative_to(tmp_path)) for m in members]
     assert places == [f"ufm-paper/reacher/wd={v}/seed=0" for v in ("0.01", "0.001", "0.0001", "1e-05", "0")]
     run = members[0].settings

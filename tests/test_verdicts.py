@@ -12,12 +12,12 @@ from report_runs import train
 from nrc.data import LowRank
 from nrc.errors import UserError
 from nrc.figures import Runs
-from nrc.figures._load import Run
 from nrc.metrics import layerwise
 from nrc.models import MLP
 from nrc.report.findings import HOLDS, NOT_RUN, UNTESTABLE
 from nrc.report.scorecard import Row, read_claims, scorecard
 from nrc.report.verdicts import CLOSE, VERDICTS, differences, read_verdicts, verdict_changes, write_verdicts
+from nrc.runs.read import Run
 from nrc.theory import ufm
 from nrc.training import Measure, Optim, Protocol, RunSettings
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from nrc.data._arrays import pixels_sha256
 from nrc.data.base import Array
 from nrc.errors import UserError
-from nrc.files import atomic, sha256
+from nrc.runs.files import atomic, sha256
 
 VERSION = 1
 CHUNK = 200  # frames in memory at a time: one CoRL-2017 file, 10.6 MB

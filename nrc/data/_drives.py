@@ -10,7 +10,7 @@ from nrc.data._columns import existing, one_line
 from nrc.data._decode import resize
 from nrc.data.base import Array
 from nrc.errors import UserError
-from nrc.files import sha256
+from nrc.runs.files import sha256
 
 COLUMNS = {"steer": 0, "speed": 10}  # of the 28 target columns of the CoRL-2017 set
 HDF5 = (".h5", ".hdf5", ".hdf")

@@ -9,8 +9,8 @@ from nrc.data._hub import cached, commit_of, download, pinned
 from nrc.data._rollouts import minari_complete, read_d4rl, read_minari, read_parquet
 from nrc.data.base import Array
 from nrc.errors import UserError
-from nrc.files import sha256
 from nrc.places import ROOT
+from nrc.runs.files import sha256
 
 EMBEDDED = ROOT / "data" / "minari"
 JAT_REPO, MINARI_OWNER = "jat-project/jat-dataset", "farama-minari"

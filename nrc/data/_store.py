@@ -10,7 +10,7 @@ from typing import IO
 
 from nrc.data._columns import expanded, one_line
 from nrc.errors import UserError
-from nrc.files import sha256
+from nrc.runs.files import sha256
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TARS = (".tar", ".tar.gz", ".tgz")

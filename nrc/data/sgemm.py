@@ -19,7 +19,7 @@ from nrc.data.base import (
     train_test_split_indices,
 )
 from nrc.errors import UserError
-from nrc.files import sha256
+from nrc.runs.files import sha256
 
 ROWS = 241_600
 TARGETS = tuple(f"Run{k} (ms)" for k in range(1, 5))

@@ -23,7 +23,7 @@ from nrc.data.base import (
     train_test_split_indices,
 )
 from nrc.errors import UserError
-from nrc.files import sha256
+from nrc.runs.files import sha256
 
 NEEDED = "e.g. data.targets=3 (the last 3 columns) or 'data.targets=[steer,speed]' (names)"
 

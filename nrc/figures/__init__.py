@@ -24,9 +24,9 @@ from nrc.figures import (
     ufm,
     ufm_residuals,
 )
-from nrc.figures._load import Headline, Runs
 from nrc.figures._style import Drawing, save, style
-from nrc.record import atomic, write_json
+from nrc.runs.directory import atomic, write_json
+from nrc.runs.read import Headline, Runs
 
 FIGURES: list[Callable[[Runs], list[Drawing]]] = [
     prevalence.draw,

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from nrc.figures._load import Run
+from nrc.runs.read import Run
 
 # where the copies lie and what only the stand-ins have
 UNSAID = ("cache", "resident", "rendered", "render_seed")

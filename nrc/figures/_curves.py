@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from nrc.figures._load import Run
 from nrc.figures._style import power
+from nrc.runs.read import Run
 
 FLOOR = 1e-17  # an exact zero on a log axis is drawn here
 LOG_MEAN = ("mse", "nrc", "noise", "linear_mse")  # quantities whose mean over seeds is geometric

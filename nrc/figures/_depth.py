@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from nrc.figures._load import Run
 from nrc.metrics.depth import first_collapsed_layer
+from nrc.runs.read import Run
 
 
 def first_collapsed(run: Run, end: str = "", when: str = "end") -> int | None:

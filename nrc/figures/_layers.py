@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from nrc.figures._curves import FLOOR, LOG_MEAN, Sheet, log_axis
-from nrc.figures._load import Run
 from nrc.figures._reference import curve, same_layers, same_units
 from nrc.figures._style import C0, C1, CONTROL, PUBLISHED
+from nrc.runs.read import Run
 
 NULL: dict[str, Any] = {"color": "black", "ls": ":", "lw": 0.9}
 TARGET: dict[str, Any] = {"color": C1, "ls": "--", "lw": 0.9}

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from nrc.figures._curves import mean_over_seeds
-from nrc.figures._load import BUDGET_DONE, SIGNAL, Run, falling
 from nrc.figures._style import number, pretty
 from nrc.figures.prevalence import LAYERS, ends
 from nrc.metrics import ALIVE
+from nrc.runs.read import BUDGET_DONE, SIGNAL, Run, falling
 
 NOT_YET = 10.0  # below this decay budget nothing has had time to decay; up to BUDGET_DONE it may not have had enough
 COLLAPSED = 1e-3  # NRC1

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from nrc.figures._load import Run
 from nrc.figures._style import describe_model, number, whole
+from nrc.runs.read import Run
 
 SCALES = {"none": "as recorded", "minmax": "in [0, 1]", "standard": "of deviation 1"}
 

@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from nrc.figures._load import SIGNAL, Run
 from nrc.metrics import ALIVE
-from nrc.record import atomic
+from nrc.runs.directory import atomic
+from nrc.runs.read import SIGNAL, Run
 
 STYLE = Path(__file__).with_name("nrc.mplstyle")
 GREY, CONTROL, PUBLISHED = "0.35", "0.72", "0.45"

@@ -19,7 +19,6 @@ from nrc.figures._layers import (
     Panels,
     target_stable_rank,
 )
-from nrc.figures._load import Run, Runs
 from nrc.figures._reference import differences, recipe, same_layers, same_units
 from nrc.figures._style import (
     C0,
@@ -37,6 +36,7 @@ from nrc.figures._style import (
     scientific,
 )
 from nrc.metrics.depth import RULE
+from nrc.runs.read import Run, Runs
 
 EXPERIMENTS = ("deep", "low_rank", "images")
 ALSO_IN_CSV = ("feature_weight_alignment_k", "feature_rank", "weight_rank")

@@ -5,7 +5,6 @@ from matplotlib.lines import Line2D
 
 from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
-from nrc.figures._load import Run, Runs
 from nrc.figures._style import (
     C0,
     C1,
@@ -22,6 +21,7 @@ from nrc.figures._style import (
     pretty,
 )
 from nrc.figures.prevalence import KINDS, sets
+from nrc.runs.read import Run, Runs
 
 COLOURS = (C0, C1, C2, C3, C4)
 

@@ -6,7 +6,6 @@ from matplotlib.lines import Line2D
 
 from nrc.figures._command import command
 from nrc.figures._curves import Sheet, log_axis
-from nrc.figures._load import Run, Runs
 from nrc.figures._reference import base, differences, on_which_data, published, recipe
 from nrc.figures._style import (
     C0,
@@ -24,6 +23,7 @@ from nrc.figures._style import (
 )
 from nrc.figures.prevalence import IMAGES, KINDS, LAYERS, sets
 from nrc.metrics import Undefined, gamma_star, nrc3_curve
+from nrc.runs.read import Run, Runs
 
 COLOURS = {"relu": C0, "linear": C1, "images": C0, "images_real": C0}
 POINTS = 400

@@ -8,9 +8,9 @@ from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
 
 from nrc.figures._command import command
 from nrc.figures._curves import Sheet
-from nrc.figures._load import Run, Runs
 from nrc.figures._style import C0, C1, GREY, Drawing, footer, legend_below, new_figure, number, pretty
 from nrc.figures.prevalence import LAYERS
+from nrc.runs.read import Run, Runs
 
 TWO = 2  # the picture is that of two targets: a plane
 

@@ -20,7 +20,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from nrc.figures._command import command
 from nrc.figures._curves import FLOOR, Sheet
-from nrc.figures._load import BUDGET_DONE, Run, Runs, lambda_groups
 from nrc.figures._phase import (
     NOT_YET,
     Border,
@@ -34,6 +33,7 @@ from nrc.figures._phase import (
 )
 from nrc.figures._style import Drawing, footer, legend_below, new_figure, panels_width, power, pretty
 from nrc.figures.prevalence import LAYERS
+from nrc.runs.read import BUDGET_DONE, Run, Runs, lambda_groups
 
 GRID = {"relu": "phase", "linear": "phase_linear"}
 LOWEST, HIGHEST = 0.5, 200.0  # budgets drawn

@@ -8,7 +8,6 @@ from matplotlib.lines import Line2D
 
 from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
-from nrc.figures._load import Run, Runs
 from nrc.figures._reference import curve, on_which_data, same_units
 from nrc.figures._style import (
     C0,
@@ -28,6 +27,7 @@ from nrc.figures._style import (
     twin,
 )
 from nrc.metrics import ALIVE
+from nrc.runs.read import Run, Runs
 
 LAYERS = {
     "relu": ("prevalence", "ReLU feature layer"),

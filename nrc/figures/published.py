@@ -4,7 +4,6 @@ from matplotlib.lines import Line2D
 
 from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
-from nrc.figures._load import Run, Runs
 from nrc.figures._reference import curve, on_which_data
 from nrc.figures._style import (
     C0,
@@ -20,6 +19,7 @@ from nrc.figures._style import (
     scientific,
 )
 from nrc.figures.prevalence import LAYERS, ends
+from nrc.runs.read import Run, Runs
 
 ROWS = [("nrc1_raw", "NRC1, raw features"), ("nrc2_raw", "NRC2, raw features"), ("nrc3", "NRC3")]
 COLOURS = {"relu": C0, "linear": C1}

@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator
 from nrc.figures._command import command
 from nrc.figures._curves import Sheet, log_axis
 from nrc.figures._layers import NULL, TARGET, Panels
-from nrc.figures._load import Run, Runs, lambda_groups, runs_of
 from nrc.figures._reference import curve
 from nrc.figures._style import (
     C0,
@@ -37,6 +36,7 @@ from nrc.figures.sgemm_table import (
     score,
     tolerance,
 )
+from nrc.runs.read import Run, Runs, lambda_groups, runs_of
 
 BAND = {"color": PUBLISHED, "alpha": 0.16, "lw": 0}
 PANELS = [  # metric, its null, title, y label

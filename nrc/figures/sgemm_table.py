@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from nrc.figures._load import Run
 from nrc.figures._reference import curve
 from nrc.metrics.depth import NOISE_MAX, RULE, first_collapsed_layer
+from nrc.runs.read import Run
 
 WITHIN, AT_LEAST = 0.15, 0.05  # of the published value, and absolute: the wider of the two
 ASKED = 5  # the verdict is asked of fc1..fc5: deeper, three of the four directions are almost nothing

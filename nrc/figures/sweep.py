@@ -7,7 +7,6 @@ from matplotlib.lines import Line2D
 
 from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
-from nrc.figures._load import Run, Runs, lambda_groups
 from nrc.figures._style import (
     Drawing,
     footer,
@@ -20,6 +19,7 @@ from nrc.figures._style import (
     scientific,
 )
 from nrc.figures.prevalence import KINDS, ends, sets
+from nrc.runs.read import Run, Runs, lambda_groups
 
 ROWS = [  # metric, split, axis label
     ("mse", "train", "train MSE"),

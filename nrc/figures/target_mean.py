@@ -2,7 +2,6 @@
 
 from nrc.figures._command import command
 from nrc.figures._curves import FLOOR, Sheet, log_axis
-from nrc.figures._load import Run, Runs
 from nrc.figures._style import (
     C0,
     C1,
@@ -18,6 +17,7 @@ from nrc.figures._style import (
     pretty,
 )
 from nrc.metrics import ALIVE
+from nrc.runs.read import Run, Runs
 
 COLLAPSE = [("nrc1", "NRC1", C0, "-"), ("nrc2", "NRC2", C0, "--")]
 HEALTH = [("weight_rcond", "smallest / largest singular value of W", C2, "-"), ("r2", "train R²", C1, "-")]

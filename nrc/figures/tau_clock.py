@@ -7,7 +7,6 @@ from matplotlib.lines import Line2D
 
 from nrc.figures._command import command
 from nrc.figures._curves import FLOOR, Sheet, TauAxis, draw_runs, log_axis
-from nrc.figures._load import Run, Runs
 from nrc.figures._style import (
     C0,
     C1,
@@ -20,6 +19,7 @@ from nrc.figures._style import (
     panels_width,
     pretty,
 )
+from nrc.runs.read import Run, Runs
 
 NEEDED = ("paper", "accelerated")
 ROWS = [("mse", "train MSE"), ("nrc1", "NRC1"), ("nrc3", "NRC3")]

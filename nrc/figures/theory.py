@@ -6,7 +6,6 @@ from matplotlib.lines import Line2D
 
 from nrc.figures._command import command
 from nrc.figures._curves import Sheet
-from nrc.figures._load import Run, Runs
 from nrc.figures._style import (
     C0,
     C1,
@@ -24,6 +23,7 @@ from nrc.figures._style import (
 from nrc.figures.prevalence import LAYERS
 from nrc.figures.ufm import EXPERIMENT, predicted
 from nrc.metrics import Undefined, gamma_star
+from nrc.runs.read import Run, Runs
 from nrc.theory import ufm
 from nrc.theory.compare import correlation, deviation, elements, fit_theory, gram
 

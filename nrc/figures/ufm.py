@@ -9,7 +9,6 @@ from matplotlib.lines import Line2D
 from nrc.figures import sweep
 from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
-from nrc.figures._load import Run, Runs, lambda_groups
 from nrc.figures._style import (
     C0,
     C1,
@@ -25,6 +24,7 @@ from nrc.figures._style import (
     scientific,
 )
 from nrc.figures.prevalence import ends
+from nrc.runs.read import Run, Runs, lambda_groups
 from nrc.theory import ufm
 
 EXPERIMENT = "ufm"

@@ -8,9 +8,9 @@ from matplotlib.patches import Circle
 
 from nrc.figures._command import command
 from nrc.figures._curves import Sheet
-from nrc.figures._load import Run, Runs
 from nrc.figures._style import C0, C1, GREY, Drawing, footer, legend_below, new_figure, number, pretty
 from nrc.figures.ufm import EXPERIMENT, predicted
+from nrc.runs.read import Run, Runs
 
 TWO = 2  # the scatter is that of two targets
 

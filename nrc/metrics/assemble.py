@@ -101,7 +101,7 @@ def measure_moments(
     """All metrics of one layer from its moments.
 
     Args:
-        moments: from `nrc.collect` or `Moments.update`.
+        moments: from `nrc.features.collect` or `Moments.update`.
         weight: (out, d), (c_out, d, kh, kw), a `weight_spectrum` of either, or None.
         bias: (out,); None means unknown: mse and r2 then use the optimal b = ybar - W hbar. Zeros for a
         bias-free layer. rank: number of target directions r for noise and alignments; None: numerical rank of

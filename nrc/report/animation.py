@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from nrc.figures._curves import log_axis
-from nrc.figures._load import Run, Runs
 from nrc.figures._style import C0, C1, C2, GREY, number, pretty, style, whole
 from nrc.places import PROTOCOLS
-from nrc.record import atomic
+from nrc.runs.directory import atomic
+from nrc.runs.read import Run, Runs
 
 EXPERIMENT = "animation"
 TWO = 2  # targets: the features collapse onto a plane

@@ -3,9 +3,9 @@
 Each takes a `Case` and returns a `Finding`; the first line of its docstring is the rule as the report prints it.
 """
 
-from nrc.figures._load import BUDGET_DONE, falling
 from nrc.report.findings import FAILS, NOT_YET, UNTESTABLE, Case, Finding, View, plural, word
 from nrc.report.rules import COLLAPSED, CORRECTED, PAPER, collapsed, lost
+from nrc.runs.read import BUDGET_DONE, falling
 
 
 def needs_decay(case: Case) -> Finding:

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from nrc.figures._layers import target_stable_rank
-from nrc.figures._load import Run
 from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX
 from nrc.report.findings import HOLDS, UNTESTABLE, Case, Finding, View, number, word
 from nrc.report.layers import (
@@ -22,6 +21,7 @@ from nrc.report.layers import (
 )
 from nrc.report.literature import deep_value
 from nrc.report.rules import CORRECTED, PAPER, RELEASED, START
+from nrc.runs.read import Run
 
 CKA_MIN = 0.9
 STABLE_RANK_BAND = 1.5  # factor within which two stable ranks count as equal

@@ -6,7 +6,6 @@ Each takes a `Case` and returns a `Finding`; the first line of its docstring is 
 import numpy as np
 
 from nrc.figures._depth import first_collapsed
-from nrc.figures._load import Run
 from nrc.figures._reference import base
 from nrc.metrics.depth import NOISE_MAX, R2_GAP_MAX, first_collapsed_layer
 from nrc.report.deep_rules import TRUE_RANK
@@ -22,6 +21,7 @@ from nrc.report.layers import (
 )
 from nrc.report.literature import UNIT_VARIANCE, by_layer, deep_value, line, reach
 from nrc.report.rules import CORRECTED, PAPER, RELEASED, START
+from nrc.runs.read import Run
 
 
 def _split(case: Case) -> str:

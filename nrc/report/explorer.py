@@ -8,10 +8,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from nrc.figures._load import LONG, Run, Runs
 from nrc.metrics import METRICS
 from nrc.places import PROTOCOLS
 from nrc.report.scorecard import title
+from nrc.runs.read import LONG, Run, Runs
 
 POINTS = 80  # at most so many per curve
 DIGITS = 4

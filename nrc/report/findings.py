@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nrc.figures._load import BUDGET_DONE, Run
 from nrc.metrics.layer import TARGET_RANK_TOLERANCE
+from nrc.runs.read import BUDGET_DONE, Run
 
 HOLDS, FAILS, UNTESTABLE, NOT_RUN = "holds", "does not hold", "not testable here", "not run"
 NOT_YET = "not yet"  # does not hold, after a decay budget that is too small to tell this from "not yet"

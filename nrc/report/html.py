@@ -18,12 +18,12 @@ from markupsafe import Markup
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from nrc.figures._load import Headline, Run, Runs
-from nrc.record import atomic
 from nrc.report import animation, explorer
 from nrc.report.findings import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, mean, value_range
 from nrc.report.published import comparisons
 from nrc.report.scorecard import Row, as_table, as_text, scorecard
+from nrc.runs.directory import atomic
+from nrc.runs.read import Headline, Run, Runs
 
 HERE = Path(__file__).parent
 MARKS = {

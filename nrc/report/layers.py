@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nrc.figures._load import Run
 from nrc.figures._reference import base
 from nrc.report.findings import FAILS, HOLDS, Case, Finding, View, beats, mean, number, plural, word
 from nrc.report.literature import DIRECTIONS, as_published, deep_value, reach
 from nrc.report.rules import CORRECTED, PAPER, START, start_of
+from nrc.runs.read import Run
 
 Distance = Callable[[float], float]
 MANY = 12  # layers; more are not listed one by one

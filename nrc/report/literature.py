@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nrc.figures._load import Run
 from nrc.figures._reference import base, curve, published, recipe
 from nrc.figures.sgemm_table import tolerance
+from nrc.runs.read import Run
 
 RECIPES = {  # experiment -> whose recipe it takes; low_rank's is not published
     "prevalence": "prevalence", "prevalence_linear": "prevalence", "images": "prevalence",

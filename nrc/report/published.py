@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nrc.figures._load import Run, Runs, runs_of
 from nrc.figures._reference import base, published, published_sets
 from nrc.figures.sgemm_table import AT_LEAST, WITHIN, tolerance
 from nrc.report.findings import number
 from nrc.report.literature import DIRECTIONS, as_published
 from nrc.report.scorecard import title
+from nrc.runs.read import Run, Runs, runs_of
 
 EXPERIMENTS = {"low_rank": "low_rank", "sgemm": "sgemm"}  # the rest belong to `deep`
 OWN_DATA = ("sgemm",)  # the papers' own rows: only here is a deviation an error

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nrc.figures._load import Run, falling
 from nrc.metrics import nrc3_curve
 from nrc.report.findings import (
     FAILS,
@@ -24,6 +23,7 @@ from nrc.report.findings import (
     word,
 )
 from nrc.report.literature import published_gamma
+from nrc.runs.read import Run, falling
 
 COLLAPSED = 0.05  # NRC1, NRC2 and NRC3 below this count as collapsed
 FALL = 10.0  # and at least this much below the start

@@ -12,12 +12,12 @@ import pandas as pd
 import yaml
 
 from nrc.errors import UserError
-from nrc.figures._load import Run, Runs, lambda_groups, runs_of
 from nrc.figures._reference import base
 from nrc.figures._style import describe_model, pretty
 from nrc.report import decay_rules, deep_rules, depth_rules, rules, ufm_rules
 from nrc.report.findings import NOT_RUN, Case, Finding, summary
 from nrc.report.literature import published_tau
+from nrc.runs.read import Run, Runs, lambda_groups, runs_of
 
 CLAIMS = Path(__file__).parents[1] / "reference" / "claims.yaml"
 CONTROLS = {"sgemm": "sgemm_decay"}  # experiments whose runs without weight decay lie elsewhere

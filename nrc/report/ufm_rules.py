@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nrc.figures._load import Run
 from nrc.figures.ufm import predicted
 from nrc.figures.ufm_residuals import residuals
 from nrc.report.findings import HOLDS, UNTESTABLE, Case, Finding, View, mean, number
 from nrc.report.rules import PAPER, RELEASED, START, lost, start_of
 from nrc.report.rules import collapsed as has_collapsed
+from nrc.runs.read import Run
 
 UFM_TOLERANCE = 0.1
 LOSSES = (  # the same theory for two losses, of which the runs minimise the second

@@ -13,11 +13,11 @@ import numpy as np
 import yaml
 
 from nrc.errors import UserError
-from nrc.figures._load import LONG, Headline, Runs
 from nrc.figures._reference import base
-from nrc.record import atomic
 from nrc.report.findings import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, number
 from nrc.report.scorecard import Row, read_claims, scorecard
+from nrc.runs.directory import atomic
+from nrc.runs.read import LONG, Headline, Runs
 
 VERDICTS = Path(__file__).parents[1] / "reference" / "verdicts.yaml"
 WORDS = (HOLDS, FAILS, NOT_YET, UNTESTABLE)

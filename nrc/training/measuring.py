@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nrc.collect import KEEP_BYTES, collect
 from nrc.errors import UserError
-from nrc.layers import OUT, reading_weight
+from nrc.features.collect import KEEP_BYTES, collect
+from nrc.features.layers import OUT, reading_weight
+from nrc.features.modes import evaluating
 from nrc.metrics import LAYERWISE, METRICS, Layer, Metrics
 from nrc.metrics.assemble import evaluate
 from nrc.metrics.layerwise import linear_mse
-from nrc.modes import evaluating
 from nrc.moments import Moments
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged

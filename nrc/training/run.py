@@ -11,7 +11,7 @@ from torch import nn
 
 from nrc.data import RegressionData
 from nrc.errors import UserError
-from nrc.record import RunDirectory, environment
+from nrc.runs.directory import RunDirectory, environment
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged, batch_order, train_steps
 from nrc.training.measuring import Measurer

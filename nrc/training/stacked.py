@@ -12,7 +12,7 @@ import torch
 from nrc.data import RegressionData
 from nrc.errors import UserError
 from nrc.models.mlp import MLPNetwork
-from nrc.record import RunDirectory, environment
+from nrc.runs.directory import RunDirectory, environment
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
 from nrc.training.measuring import Measurer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nrc.arrays import double, precision
-from nrc.collect import KEEP_BYTES
+from nrc.features.collect import KEEP_BYTES
 from nrc.moments import Moments, Scatter, unit_rows
 from nrc.training.measuring import Collected, Measurer
 from nrc.training.placement import Batches

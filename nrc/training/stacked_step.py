@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrc.layers import OUT
+from nrc.features.layers import OUT
 from nrc.models.mlp import MLPNetwork
 from nrc.training.settings import Optim
 

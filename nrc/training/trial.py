@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from nrc.data import RegressionData
-from nrc.record import RunDirectory
+from nrc.runs.directory import RunDirectory
 from nrc.theory.deep_linear import thresholds
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged

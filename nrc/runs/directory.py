@@ -29,9 +29,9 @@ import pandas as pd
 import torch
 import yaml
 
-from nrc import checkpoint
 from nrc.errors import UserError
-from nrc.files import atomic, lock, sha256, size, writing
+from nrc.runs import checkpoint
+from nrc.runs.files import atomic, lock, sha256, size, writing
 
 COLUMNS = ["epoch", "step", "tau", "split", "layer", "metric", "value"]
 FINAL = ("finished", "diverged")
@@ -105,7 +105,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def lock(self, say: Callable[[str], None] = print) -> Iterator[None]:
-        """Within the block this process alone writes here; see `nrc.files.lock` for network file systems.
+        """Within the block this process alone writes here; see `nrc.runs.files.lock` for network file systems.
 
         Raises:
             UserError: another process writes here.

@@ -14,7 +14,7 @@ import yaml
 
 from nrc.metrics import ALIVE
 from nrc.places import PROTOCOLS
-from nrc.record import read_run
+from nrc.runs.directory import read_run
 
 DATA_ORDER = (
     "reacher",

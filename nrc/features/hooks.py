@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from nrc.arrays import dense
 from nrc.errors import UserError
-from nrc.layers import CONVOLUTIONS, OUT
+from nrc.features.layers import CONVOLUTIONS, OUT
+from nrc.features.prediction import Prediction
 from nrc.moments import Moments
-from nrc.prediction import Prediction
 
 
 class Unmeasurable(Exception):

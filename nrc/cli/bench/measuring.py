@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from _bench_tools import CORES, best_of, cpu_threads, in_fresh_process, peak_mb
-from _bench_training import headline
 from torch import Tensor
 
-from nrc.collect import CollapseMonitor, collect, measure_layers
+from nrc.cli.bench.tools import CORES, best_of, cpu_threads, in_fresh_process, peak_mb
+from nrc.cli.bench.training import headline
+from nrc.features.collect import CollapseMonitor, collect, measure_layers
 from nrc.metrics import LAYERWISE
 from nrc.models import MLP, MLPNetwork
 from nrc.training import Clock

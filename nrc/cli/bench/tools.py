@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nrc.record import environment
+from nrc.runs.directory import environment
 from nrc.training.run import choose_device
 
 CORES = len(os.sched_getaffinity(0))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _cost import cost
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args
@@ -18,12 +17,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from nrc.cli.cost import cost
 from nrc.errors import UserError
+from nrc.places import ROOT
 from nrc.training import Measure, Optim, Protocol, RunSettings
 from nrc.training.pool import Member
 
 MULTIRUN = "hydra.mode=MULTIRUN"
-CONF = str(Path(__file__).resolve().parents[1] / "conf")
+CONF = str(ROOT / "conf")
 METHODS = {"data": "load", "model": "build"}  # what the settings of these groups can do
 KNOWN = {
     "data",
@@ -200,7 +201,7 @@ def members_of(
         # the sweep as Hydra's own sweeper expands it; what the sweep sets wins over the choices above
         params = base.hydra.sweeper.params or {}
         sweep = [f"{key}={value}" for key, value in params.items() if key not in keys] + swept
-        members = {}
+        members: dict[Path, Member] = {}
         for member in BasicSweeper.split_arguments(parser.parse_overrides(sweep), None)[0]:
             groups = [c for c in member if "." not in c.split("=")[0] and c.split("=")[0] != "seed"]
             cfg = _composed(*overrides, *groups).copy()

@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import _compose
 import torch
-from _bench_tools import best_of
 from torch.profiler import ProfilerActivity, profile
 
+from nrc.cli import config
+from nrc.cli.bench.tools import best_of
 from nrc.models.mlp import MLPNetwork
 from nrc.training import Clock, RunSettings
 from nrc.training.placement import place
@@ -31,7 +31,7 @@ PRODUCTS = ("mm", "cutlass", "cublas")
 
 def sweep_of(data: str, protocol: str) -> list[RunSettings]:
     """The weight decays of the sweep figure, each in three seeds."""
-    found = [m.settings for m in _compose.sweep_members("sweep", data, protocol, Path("outputs"))]
+    found = [m.settings for m in config.sweep_members("sweep", data, protocol, Path("outputs"))]
     return [replace(settings, seed=seed) for settings in found for seed in range(SEEDS)]
 
 

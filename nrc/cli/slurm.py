@@ -12,16 +12,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
 from nrc.errors import UserError
+from nrc.places import PACKAGE
 from nrc.training.stopping import Interrupted, asked_to_stop, stop_signals
 
-SCRIPTS = Path(__file__).resolve().parent
+SOURCE = PACKAGE.parent
 ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "FORGOTTEN",
 }  # fmt: skip
@@ -43,7 +43,9 @@ class Queue(SlurmInfoWatcher):
                 if name.split("_")[0] == job:  # some minutes after its end SLURM forgets a job
                     self._info_dict[name] = {"State": found.get(name, "FORGOTTEN")}
         self._last_status_check = time.time()
-        self._finished = {name for name in self._registered if self.get_state(name, "cache") in ENDED}
+        self._finished: set[str] = {
+            name for name in self._registered if self.get_state(name, "cache") in ENDED
+        }
 
     def is_done(self, job_id: str, mode: str = "standard") -> bool:
         if asked_to_stop():
@@ -60,8 +62,8 @@ def squeue(*arguments: str) -> subprocess.CompletedProcess[str]:
 def launching() -> Iterator[None]:
     """Within the block a sweep may be sent to SLURM; its failures become one line."""
     SlurmJob.watcher = Queue(delay_s=30)
-    # the jobs import these scripts and the package as this process does
-    paths = [str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH")]
+    # the jobs import the package as this process does
+    paths = [str(SOURCE), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     try:
         yield

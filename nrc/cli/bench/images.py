@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from _bench_tools import best_of, in_fresh_process, peak_mb
 
-from nrc.collect import collect, measure_layers
+from nrc.cli.bench.tools import best_of, in_fresh_process, peak_mb
+from nrc.features.collect import collect, measure_layers
 from nrc.models import ResNet
 from nrc.training import Optim
 from nrc.training.run import choose_device

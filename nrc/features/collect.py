@@ -13,13 +13,13 @@ from torch import nn
 
 from nrc.arrays import unpack
 from nrc.errors import UserError
-from nrc.layers import OUT, default_layers, measured_layers, reading_weight, unwrapped
+from nrc.features.hooks import Taps
+from nrc.features.layers import OUT, default_layers, measured_layers, reading_weight, unwrapped
+from nrc.features.modes import evaluating
 from nrc.metrics.assemble import Metrics, evaluate
 from nrc.metrics.layer import Layer
 from nrc.metrics.linalg import weight_spectrum
-from nrc.modes import evaluating
 from nrc.moments import Moments
-from nrc.taps import Taps
 
 KEEP_BYTES = 256 << 20
 MAX_FEATURES = 4096

@@ -13,14 +13,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import _compose
 import torch
-from _bench_tools import CORES, best_of, cpu_threads
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from nrc.cli import config
+from nrc.cli.bench.tools import CORES, best_of, cpu_threads
 from nrc.models import MLP
-from nrc.record import read_info
+from nrc.runs.directory import read_info
 from nrc.training import Clock, Measure, Optim, Protocol, RunSettings
 from nrc.training.loop import batch_order, train_steps
 from nrc.training.measuring import Measurer
@@ -33,7 +33,7 @@ EVALUATIONS = 3  # in each run of the sweep benchmark, on both sides
 
 def headline(data: str, experiment: str = "prevalence", protocol: str = "accelerated") -> RunSettings:
     """The run behind a headline figure, as the sweep composes it."""
-    return _compose.sweep_members(experiment, data, protocol, Path("outputs"))[0].settings
+    return config.sweep_members(experiment, data, protocol, Path("outputs"))[0].settings
 
 
 def plain_loop(settings: RunSettings, steps: int, at_most: float = 6.0) -> float:

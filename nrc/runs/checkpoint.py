@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nrc.errors import UserError
-from nrc.files import atomic, sha256, size, writing
+from nrc.runs.files import atomic, sha256, size, writing
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 

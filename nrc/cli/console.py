@@ -101,9 +101,9 @@ def run_main(main: Callable[[], Any]) -> None:
     ):
         check_arguments(sys.argv[1:])
         if sweep:
-            import _compose
+            from nrc.cli import config
 
-            _compose.check_sweep(sys.argv[1:])
+            config.check_sweep(sys.argv[1:])
         try:
             main()
         except BrokenExecutor:
@@ -117,9 +117,9 @@ def run_main(main: Callable[[], Any]) -> None:
 def _launching() -> AbstractContextManager[None]:
     if find_spec("submitit") is None:  # pip install 'nrc[slurm]' brings it
         return nullcontext()
-    import _slurm
+    from nrc.cli import slurm
 
-    return _slurm.launching()
+    return slurm.launching()
 
 
 def check_arguments(arguments: Sequence[str]) -> None:

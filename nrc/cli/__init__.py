@@ -1,0 +1,1 @@
+"""The commands. Hydra and argparse live here alone."""
