@@ -5,7 +5,7 @@ DEVICE ?= auto
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: install reproduce-figures report check docs bench test test-slow test-slurm clean
+.PHONY: install experts reproduce-figures report check docs bench test test-slow test-slurm clean
 
 install: .venv/installed
 
@@ -14,6 +14,21 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
+
+# train the MuJoCo experts anew, one seed each (hours on one core, about 5,000 PPO steps a second), and choose among all
+# that were trained; their libraries need other versions than the project, so they live in environments of their own
+EXPERT_SEED ?= 1
+EXPERTS := outputs/experts
+experts: .venv/installed
+	mkdir -p $(EXPERTS)
+	test -x $(EXPERTS)/sf/bin/python || ($(PYTHON) -m venv $(EXPERTS)/sf && $(EXPERTS)/sf/bin/pip install --quiet -r scripts/experts/ppo.txt)
+	test -x $(EXPERTS)/sac/bin/python || ($(PYTHON) -m venv $(EXPERTS)/sac && $(EXPERTS)/sac/bin/pip install --quiet -r scripts/experts/sac.txt)
+	for name in swimmer reacher; do \
+	  EXPERTS=$(EXPERTS) scripts/experts/train_ppo.sh $$name $(EXPERT_SEED) && \
+	  $(EXPERTS)/sf/bin/python scripts/experts/export_ppo.py $(EXPERTS)/checkpoints/$${name}_seed$(EXPERT_SEED)/*.pth $(EXPERTS)/policies || exit 1; \
+	done
+	$(EXPERTS)/sac/bin/python scripts/experts/train_sac.py $(EXPERT_SEED) 600000 $(EXPERTS)/policies
+	$(PY) scripts/make_expert_data.py --candidates $(EXPERTS)/policies
 
 # run what is missing, then draw everything; finished runs are skipped
 # on your own images: make reproduce-figures DATASET=utkface FILE=UTKFace.tar.gz SET="data.size=64"

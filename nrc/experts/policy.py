@@ -1,112 +1,109 @@
-"""A small tanh network as a plain numpy policy: the mean action of every expert."""
+"""A trained expert as plain numpy: its network, and the distribution its actions are drawn from.
+
+By hand rather than by the training libraries, because these need other versions of numpy and Gymnasium.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from nrc.errors import UserError
 
+EPSILON, CLIP = 1e-5, 5.0  # of Sample Factory's normalisation of observations
+LOG_STD = (-20.0, 2.0)  # the range in which Stable-Baselines3's SAC keeps its log standard deviation
+NORMALISATION = ("obs_mean", "obs_var")
+HEADS = ("w_mean", "b_mean")
+
 
 @dataclass(frozen=True)
 class Policy:
-    """Mean action mu(s) = W_L tanh(... tanh(W_1 (s - shift) / scale + b_1) ...) + b_L.
+    """A Gaussian policy: a ~ N(mu(s), std(s)^2), drawn and not clipped; squashed, a = tanh of such a draw.
 
-    weights[k] is (out, in), biases[k] is (out,), shift and scale are (d,), the constants of the
-    observation normalisation (0 and 1 where none was used).
+    Two kinds of arrays are known. Sample Factory's PPO: observations normalised and clipped to [-5, 5], tanh layers,
+    a standard deviation that does not depend on the state (`log_std`, (n,)). Stable-Baselines3's SAC: ReLU layers, the
+    standard deviation a second head (`w_log_std`, `b_log_std`), the draw squashed by tanh.
+
+    Attributes:
+        arrays: w0 (h, d), b0 (h,), w1, ... of the hidden layers; w_mean (n, h), b_mean (n,); `log_std` or the second
+            head; `obs_mean`, `obs_var` (d,) where observations are normalised.
+        noise: factor on the standard deviation; 1 is the policy as it was trained.
 
     Example:
-        >>> p = Policy.new(4, (8,), 2, np.random.default_rng(0))
-        >>> p.mean(np.zeros(4)).shape, p.mean(np.zeros((5, 4))).shape
-        ((2,), (5, 2))
+        >>> rng = np.random.default_rng(0)
+        >>> arrays = {"w0": np.eye(3), "b0": np.zeros(3), "w_mean": np.ones((2, 3)), "b_mean": np.zeros(2)}
+        >>> policy = Policy(arrays | {"log_std": np.zeros(2)})
+        >>> policy.squashed, policy.act(np.zeros(3), rng.standard_normal(2)).shape
+        (False, (2,))
     """
 
-    weights: tuple[np.ndarray, ...]
-    biases: tuple[np.ndarray, ...]
-    shift: np.ndarray
-    scale: np.ndarray
+    arrays: Mapping[str, np.ndarray]
+    noise: float = 1.0
 
-    @staticmethod
-    def new(n_in: int, hidden: Sequence[int], n_out: int, rng: np.random.Generator) -> Policy:
-        """A policy with small random hidden weights and a zero last layer (it starts by doing nothing)."""
-        sizes = [n_in, *hidden, n_out]
-        weights = [rng.standard_normal((b, a)) / np.sqrt(a) for a, b in pairwise(sizes)]
-        weights[-1][:] = 0.0
-        return Policy(tuple(weights), tuple(np.zeros(b) for b in sizes[1:]), np.zeros(n_in), np.ones(n_in))
+    @property
+    def squashed(self) -> bool:
+        """Whether actions are tanh of a Gaussian draw (SAC)."""
+        return "w_log_std" in self.arrays
 
-    def mean(self, obs: np.ndarray) -> np.ndarray:
-        """Mean action (..., n) of observations (..., d); deterministic, not clipped."""
-        x = (obs - self.shift) / self.scale
-        for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = np.tanh(x @ w.T + b)
-        return x @ self.weights[-1].T + self.biases[-1]
+    @property
+    def actions(self) -> int:
+        """The number n of action dimensions."""
+        return len(self.arrays["b_mean"])
 
-    def flat(self) -> np.ndarray:
-        """All weights and biases as one vector (the search space of ARS)."""
-        return np.concatenate(
-            [a.ravel() for pair in zip(self.weights, self.biases, strict=True) for a in pair]
-        )
+    def distribution(self, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation (..., n) of the Gaussian at observations (..., d), before any squashing."""
+        a, x = self.arrays, observations
+        if "obs_mean" in a:
+            x = np.clip((x - a["obs_mean"]) / np.sqrt(a["obs_var"] + EPSILON), -CLIP, CLIP)
+        for k in range(sum(name[1:].isdigit() and name[0] == "w" for name in a)):
+            x = x @ a[f"w{k}"].T + a[f"b{k}"]
+            x = np.maximum(x, 0.0) if self.squashed else np.tanh(x)
+        mean = x @ a["w_mean"].T + a["b_mean"]
+        if self.squashed:
+            log_std = np.clip(x @ a["w_log_std"].T + a["b_log_std"], *LOG_STD)
+        else:
+            log_std = np.broadcast_to(a["log_std"], mean.shape)
+        return mean, self.noise * np.exp(log_std)
 
-    def with_flat(self, theta: np.ndarray) -> Policy:
-        """The same architecture and normalisation with parameters theta (the inverse of `flat`)."""
-        weights, biases, k = [], [], 0
-        for w, b in zip(self.weights, self.biases, strict=True):
-            weights.append(theta[k : k + w.size].reshape(w.shape))
-            biases.append(theta[k + w.size : k + w.size + b.size])
-            k += w.size + b.size
-        return Policy(tuple(weights), tuple(biases), self.shift, self.scale)
+    def act(self, observation: np.ndarray, draw: np.ndarray) -> np.ndarray:
+        """The action (n,) for one standard normal draw (n,), as float32: what is stored is what is executed."""
+        mean, std = self.distribution(observation)
+        action = mean + std * draw
+        return (np.tanh(action) if self.squashed else action).astype(np.float32)
 
-    def rounded(self) -> Policy:
-        """The same policy with every number rounded to float32, as its file holds it."""
-
-        def f32(a: np.ndarray) -> np.ndarray:
-            return a.astype(np.float32).astype(np.float64)
-
-        return Policy(
-            tuple(map(f32, self.weights)), tuple(map(f32, self.biases)), f32(self.shift), f32(self.scale)
-        )
-
-    def scaled(self, gain: float) -> Policy:
-        """The same policy with its mean action multiplied by `gain`."""
-        return Policy(
-            (*self.weights[:-1], self.weights[-1] * gain),
-            (*self.biases[:-1], self.biases[-1] * gain),
-            self.shift,
-            self.scale,
-        )
+    def with_noise(self, factor: float) -> Policy:
+        """The same policy with its standard deviation multiplied by `factor`."""
+        return replace(self, noise=factor)
 
     def sha256(self) -> str:
         """Fingerprint of all arrays, rounded to float32 as they are stored."""
         digest = hashlib.sha256()
-        for a in (*self.weights, *self.biases, self.shift, self.scale):
-            digest.update(np.ascontiguousarray(a, dtype=np.float32).tobytes())
+        for name in sorted(self.arrays):
+            digest.update(name.encode() + np.ascontiguousarray(self.arrays[name], np.float32).tobytes())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write an npz file of float32 arrays: w0, b0, w1, ..., shift, scale."""
-        arrays = {f"w{k}": w for k, w in enumerate(self.weights)} | {
-            f"b{k}": b for k, b in enumerate(self.biases)
-        }
-        arrays |= {"shift": self.shift, "scale": self.scale}
+        """Write an npz file of float32 arrays."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, allow_pickle=False, **{k: np.asarray(v, dtype=np.float32) for k, v in arrays.items()})
+        # the names of the file's arrays are this class's; allow_pickle is no array
+        np.savez(path, allow_pickle=False, **{k: np.asarray(v, np.float32) for k, v in self.arrays.items()})
 
     @staticmethod
-    def load(path: Path) -> Policy:
-        """Read what `save` wrote, as float64 (exactly the stored float32 values)."""
+    def load(path: Path, noise: float = 1.0) -> Policy:
+        """Read a policy file, as float64 (exactly the stored float32 values).
+
+        Raises:
+            UserError: there is no such file, or it lacks arrays.
+        """
         if not path.is_file():
-            raise UserError(f"no expert policy at {path}; make one: scripts/make_expert_data.py NAME --train")
-        with np.load(path, allow_pickle=False) as f:
-            a = {k: f[k].astype(np.float64) for k in f.files}
-        depth = sum(k.startswith("w") for k in a)
-        return Policy(
-            tuple(a[f"w{k}"] for k in range(depth)),
-            tuple(a[f"b{k}"] for k in range(depth)),
-            a["shift"],
-            a["scale"],
-        )
+            raise UserError(f"no expert policy at {path}; 'make experts' trains one")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name].astype(np.float64) for name in file.files}
+        absent = [name for name in HEADS if name not in arrays]
+        if absent or not {"log_std", "w_log_std"} & set(arrays):
+            raise UserError(f"{path} is no expert policy: it has {', '.join(arrays) or 'no arrays'}")
+        return Policy(arrays, noise)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,79 +15,36 @@ from typing import Any
 import numpy as np
 
 from nrc.errors import UserError
+from nrc.experts.choose import Candidate, Statistics
 from nrc.experts.policy import Policy
-from nrc.experts.rollout import Episode, make_env, mean_return, run_episode
+from nrc.experts.rollout import Episode, first_transitions, run_episodes
 from nrc.experts.settings import Expert
 
 ACTIONS_NOTE = (
-    "actions = policy mean + Gaussian noise, stored as executed and not clipped (the simulator clamps its "
+    "actions are drawn from the policy's distribution and stored as executed, not clipped (the simulator clamps its "
     "controls to [-1, 1] itself), hence the unbounded action space"
 )
 
 
-def cut(episode: Episode, steps: int) -> Episode:
-    """The first `steps` transitions of an episode (steps + 1 observations)."""
-    if steps >= len(episode.rewards):
-        return episode
-    return Episode(
-        episode.observations[: steps + 1],
-        episode.means[:steps],
-        episode.actions[:steps],
-        episode.rewards[:steps],
-        fell=False,
-    )
-
-
-def collect_part(
-    expert: Expert, policy: Policy, noise_std: np.ndarray, size: int, first_seed: int
-) -> list[Episode]:
-    """Exactly `size` transitions, episode seeds first_seed, first_seed + 1, ...; the last is cut."""
-    env, steps = make_env(expert.env_id)
-    episodes: list[Episode] = []
-    left = size
-    while left > 0:
-        episode = run_episode(env, policy, noise_std, first_seed + len(episodes), steps)
-        episodes.append(cut(episode, left))
-        left -= len(episodes[-1].rewards)
-    return episodes
-
-
-def facts(
-    expert: Expert,
-    policy: Policy,
-    noise_std: np.ndarray,
-    seed: int,
-    train: list[Episode],
-    test: list[Episode],
+def provenance(
+    expert: Expert, chosen: Candidate, policy: Policy, episodes: tuple[int, int]
 ) -> dict[str, Any]:
-    """The provenance written under the key `nrc` of the data set's metadata (plain JSON values)."""
-    actions = np.concatenate([e.actions for e in train]).astype(np.float64)
-    means = np.concatenate([e.means for e in train])
-    sigma = np.cov(actions.T, bias=True)
-    free = mean_return(expert.env_id, policy, 0.0, expert.bar_episodes)
-    noisy = mean_return(expert.env_id, policy, noise_std, expert.bar_episodes)
-    residual, total = ((actions - means) ** 2).sum(), ((actions - actions.mean(0)) ** 2).sum()
+    """What is written under the key `nrc` of the data set's metadata (plain JSON values)."""
     return {
         "env_id": expert.env_id,
         "algorithm": expert.algorithm,
-        "command": f"python scripts/make_expert_data.py {expert.name} --seed {seed}",
+        "command": f"python scripts/make_expert_data.py {expert.name}",
         "versions": {p: version(p) for p in ("gymnasium", "mujoco", "minari", "numpy")},
-        "seed": seed,
-        "noise_std": noise_std.tolist(),
+        "seed": chosen.first_seed,
+        "noise": chosen.noise,
         "policy_file": f"experts/{expert.policy_file.name}",
         "policy_sha256": policy.sha256(),
-        "return_episodes": expert.bar_episodes,
-        "return_noise_free": {"mean": free[0], "std": free[1], "mean_length": free[2]},
-        "return_with_noise": {"mean": noisy[0], "std": noisy[1], "mean_length": noisy[2]},
-        "train_transitions": int(sum(len(e.rewards) for e in train)),
-        "test_transitions": int(sum(len(e.rewards) for e in test)),
-        "train_episodes": len(train),
-        "test_episodes": len(test),
-        "sigma": sigma.tolist(),
-        "sigma_eigenvalues": np.linalg.eigvalsh(sigma).tolist(),
-        "policy_mean_eigenvalues": np.linalg.eigvalsh(np.cov(means.T, bias=True)).tolist(),
-        "published_sigma_eigenvalues": list(expert.published),
-        "explained_by_policy_mean": float(1 - residual / total),
+        "train_transitions": expert.train_transitions,
+        "test_transitions": expert.test_transitions,
+        "train_episodes": episodes[0],
+        "test_episodes": episodes[1],
+        "statistics": asdict(chosen.statistics),
+        "published": asdict(expert.published),
         "actions_note": ACTIONS_NOTE,
     }
 
@@ -112,7 +70,7 @@ def write(
     expert: Expert,
     train: list[Episode],
     test: list[Episode],
-    provenance: dict[str, Any],
+    facts: dict[str, Any],
     seed: int,
     out: Path,
 ) -> Path:
@@ -127,7 +85,7 @@ def write(
     os.environ["MINARI_DATASETS_PATH"] = str(temporary)  # Minari has no argument for the root
     try:
         buffers = [to_buffer(e, seed + k) for k, e in enumerate(train)]
-        buffers += [to_buffer(e, seed + len(train) + k) for k, e in enumerate(test)]
+        buffers += [to_buffer(e, seed + expert.train_episodes + k) for k, e in enumerate(test)]
         d, n = train[0].observations.shape[1], train[0].actions.shape[1]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Minari's hints about optional fields, and v4's deprecation
@@ -142,7 +100,7 @@ def write(
                 description=f"Transitions of this project's own {expert.env_id} expert. {ACTIONS_NOTE}.",
                 data_format="hdf5",
             )
-            made.storage.update_metadata({"nrc": provenance})
+            made.storage.update_metadata({"nrc": facts})
         if final.exists():
             shutil.rmtree(final)
         (temporary / expert.dataset_id).rename(final)
@@ -157,46 +115,54 @@ def write(
     return final
 
 
-def make(
-    expert: Expert,
-    noise: tuple[float, ...] | None,
-    seed: int,
-    out: Path,
-    force: bool,
-    say: Callable[[str], None] = print,
-) -> Path:
-    """Roll out the committed policy and write its set (`scripts/make_expert_data.py` without --train)."""
+def read_choice(expert: Expert) -> Candidate:
+    """The committed choice of policy, noise and episodes.
+
+    Raises:
+        UserError: nothing has been chosen yet.
+    """
+    if not expert.choice_file.is_file():
+        raise UserError(f"there is no {expert.choice_file}; choose with --candidates FOLDER")
+    chosen = json.loads(expert.choice_file.read_text(encoding="utf-8"))["chosen"]
+    found: dict[str, Any] = chosen.pop("statistics")
+    statistics = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    return Candidate(**chosen, statistics=Statistics(**statistics))
+
+
+def write_choice(expert: Expert, found: list[Candidate], folder: Path) -> None:
+    """Make the first candidate the committed one: its policy, and the whole list beside it."""
+    Policy.load(folder / f"{found[0].policy}.npz").save(expert.policy_file)
+    record = {"chosen": found[0].as_dict(), "candidates": [c.as_dict() for c in found]}
+    expert.choice_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def make(expert: Expert, out: Path, force: bool) -> Path:
+    """Roll out the committed policy and write its set, the train episodes first.
+
+    The train rows are those of the chosen block of episodes, the test rows those of the episodes after it.
+
+    Raises:
+        UserError: the set exists, or nothing has been chosen.
+    """
     final = out / expert.dataset_id
     if final.exists() and not force:
         raise UserError(f"{final} exists; give --force to replace it or --out for another folder")
-    n = len(expert.noise_std)
-    wanted = expert.noise_std if noise is None else noise
-    if len(wanted) not in (1, n) or not all(0 <= size < np.inf for size in wanted):
-        raise UserError(f"--noise {wanted}: give one size or {n} sizes, each >= 0 and finite")
-    if seed < 0:
-        raise UserError(f"--seed {seed}: give a whole number >= 0")
+    chosen = read_choice(expert)
     final.parent.mkdir(
         parents=True, exist_ok=True
     )  # a place that cannot be written fails here, not at the end
-    noise_std = np.broadcast_to(np.array(wanted, dtype=float), (n,)).copy()
-    policy = Policy.load(expert.policy_file)
-    train = collect_part(expert, policy, noise_std, expert.train_transitions, seed)
-    test = collect_part(expert, policy, noise_std, expert.test_transitions, seed + len(train))
-    provenance = facts(expert, policy, noise_std, seed, train, test)
-    write(expert, train, test, provenance, seed, out)
-    eigenvalues = ", ".join(f"{v:.4g}" for v in provenance["sigma_eigenvalues"])
-    published = ", ".join(f"{v:.4g}" for v in expert.published)
-    say(
-        f"{expert.dataset_id}: {provenance['train_transitions']} + {provenance['test_transitions']} "
-        f"transitions in {final}"
+    policy = Policy.load(expert.policy_file, chosen.noise)
+    after = chosen.first_seed + expert.train_episodes
+    tests = -(-expert.test_transitions * expert.train_episodes // expert.train_transitions)
+    block = run_episodes(expert.env_id, policy, range(chosen.first_seed, after))
+    train = first_transitions(block, expert.train_transitions)
+    # an expert that falls needs more episodes than its share
+    rest = run_episodes(expert.env_id, policy, range(after, after + 2 * tests))
+    test = first_transitions(rest, expert.test_transitions)
+    facts = provenance(
+        expert,
+        replace(chosen, statistics=Statistics.of(block, expert.train_transitions)),
+        policy,
+        (len(train), len(test)),
     )
-    say(
-        f"  return {provenance['return_noise_free']['mean']:.2f} without noise, "
-        f"{provenance['return_with_noise']['mean']:.2f} with noise {noise_std.tolist()}"
-    )
-    say(f"  eigenvalues of Sigma {eigenvalues} (papers' data: {published})")
-    say(
-        "  share of the target variance that the policy mean explains: "
-        f"{provenance['explained_by_policy_mean']:.3f}"
-    )
-    return final
+    return write(expert, train, test, facts, chosen.first_seed, out)

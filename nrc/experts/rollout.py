@@ -1,8 +1,9 @@
-"""Run a policy with Gaussian exploration noise in a Gymnasium environment."""
+"""Run a policy in its Gymnasium environment, and what the targets it leaves look like."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,9 @@ from nrc.experts.policy import Policy
 
 @dataclass(frozen=True)
 class Episode:
-    """T transitions: observations (T+1, d), means (T, n), actions = means + noise (T, n), rewards (T,)."""
+    """T transitions: observations (T+1, d), actions (T, n), rewards (T,)."""
 
     observations: np.ndarray
-    means: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
     fell: bool
@@ -27,61 +27,63 @@ class Episode:
         """Return of the episode (undiscounted sum of rewards)."""
         return float(self.rewards.sum())
 
+    def first(self, steps: int) -> Episode:
+        """The first `steps` transitions; the whole episode where it is no longer."""
+        if steps >= len(self.rewards):
+            return self
+        return Episode(self.observations[: steps + 1], self.actions[:steps], self.rewards[:steps], fell=False)
+
 
 def make_env(env_id: str) -> tuple[Any, int]:
-    """The bare environment (no wrappers, they cost half the time) and its episode length."""
+    """The bare environment and its episode length (no checks, no time limit: `run_episode` counts)."""
     try:
         import gymnasium
-        import mujoco  # noqa: F401  (gymnasium's own error for a missing mujoco names a wrong remedy)
     except ImportError as error:
-        raise UserError(f"{env_id} needs {error.name}: pip install 'gymnasium[mujoco]'") from error
+        raise UserError("rolling out an expert needs Gymnasium: pip install 'gymnasium[mujoco]'") from error
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # Reacher-v4 is meant: v5 has 10 observations, not 11
+        warnings.simplefilter("ignore")  # the v4 environments of the papers are called outdated
         env = gymnasium.make(env_id, disable_env_checker=True)
     assert env.spec is not None
     return env.unwrapped, int(env.spec.max_episode_steps or 1000)
 
 
-def run_episode(
-    env: Any,
-    policy: Policy,
-    noise_std: np.ndarray | float,
-    seed: int,
-    steps: int,
-) -> Episode:
-    """One episode of at most `steps` steps, actions a_t = mu(s_t) + noise_std * z_t, z_t ~ N(0, I).
+def run_episode(env: Any, policy: Policy, seed: int, steps: int) -> Episode:
+    """One episode of at most `steps` steps. The seed fixes the start state and the draws of the actions.
 
-    The action is passed on unclipped; the simulator clamps its controls to [-1, 1] itself. Seed fixes
-    both the start state and the noise. noise_std: scalar or (n,).
+    Actions are passed on as they are drawn; the simulator clamps its controls to [-1, 1] itself.
     """
-    rng = np.random.default_rng([seed, 1])
-    obs, _ = env.reset(seed=seed)
-    n = env.action_space.shape[0]
-    noise = rng.standard_normal((steps, n)) * noise_std
-    observations, means, actions, rewards = [obs], [], [], []
-    fell = False
-    for t in range(steps):
-        mean = policy.mean(obs)
-        action = (mean + noise[t]).astype(
-            np.float32
-        )  # float32 first: what is stored is exactly what is executed
-        obs, reward, fell, _, _ = env.step(action)
-        observations.append(obs)
-        means.append(mean)
-        actions.append(action)
+    draws = np.random.default_rng([seed, 1]).standard_normal((steps, policy.actions))
+    observation, _ = env.reset(seed=seed)
+    observations, actions, rewards, fell = [observation], [], [], False
+    for draw in draws:
+        actions.append(policy.act(observation, draw))
+        observation, reward, fell, _, _ = env.step(actions[-1])
+        observations.append(observation)
         rewards.append(reward)
         if fell:
             break
-    return Episode(np.array(observations), np.array(means), np.array(actions), np.array(rewards), bool(fell))
+    return Episode(np.array(observations), np.array(actions), np.array(rewards), bool(fell))
 
 
-def mean_return(
-    env_id: str, policy: Policy, noise_std: np.ndarray | float, episodes: int, seed: int = 10_000
-) -> tuple[float, float, float]:
-    """Mean and deviation of the return and mean length over full episodes, seeds seed, seed + 1, ..."""
+def run_episodes(env_id: str, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
+    """One episode for each seed."""
     env, steps = make_env(env_id)
-    done = [run_episode(env, policy, noise_std, seed + k, steps) for k in range(episodes)]
-    totals = np.array([e.total for e in done])
-    return float(totals.mean()), float(totals.std()), float(np.mean([len(e.rewards) for e in done]))
+    return [run_episode(env, policy, seed, steps) for seed in seeds]
+
+
+def first_transitions(episodes: Sequence[Episode], size: int) -> list[Episode]:
+    """The leading episodes that hold `size` transitions, the last one cut to fit.
+
+    Raises:
+        UserError: together they hold fewer.
+    """
+    found: list[Episode] = []
+    left = size
+    for episode in episodes:
+        if left <= 0:
+            break
+        found.append(episode.first(left))
+        left -= len(found[-1].rewards)
+    if left > 0:
+        raise UserError(f"{len(episodes)} episodes hold {size - left} transitions, {size} are needed")
+    return found

@@ -1,46 +1,47 @@
-"""What each of the three experts is: environment, exploration noise, sizes, how it was trained."""
+"""What each of the three experts is: environment, sizes, and the statistics of the papers' own data."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from nrc.errors import UserError
-from nrc.experts.ars import Search
 from nrc.places import ROOT
 
 DATA = ROOT / "data"
 
 
 @dataclass(frozen=True)
-class ReacherTraining:
-    """Arguments of `nrc.experts.reacher.train` (back-propagation through the arm)."""
+class Published:
+    """Statistics of the papers' train rows; where they come from stands in data/README.md.
 
-    iterations: int = 600
-    action_cost: float = 1.6
+    Attributes:
+        returns: mean return of the published expert, and how far another may be from it.
+        eigenvalues: of Sigma, ascending, and the ratio that counts as one tolerance.
+        correlations: between the targets (the sign of Swimmer's depends on which way it is turned), tolerance 0.15.
+        mean: length of the mean of the targets, and its tolerance. For Reacher and Hopper only a bound is known, in
+            root mean variances.
+    """
+
+    returns: tuple[float, float]
+    eigenvalues: tuple[float, ...]
+    ratio: float
+    correlations: tuple[float, ...]
+    mean: tuple[float, float] | None = None
+    mean_below: float | None = None
 
 
 @dataclass(frozen=True)
 class Expert:
-    """One expert. noise_std: (n,) standard deviations of the Gaussian exploration noise, in action units.
-
-    published: eigenvalues of the covariance of the papers' train targets, ascending; bar: the least mean
-    return of the noise-free policy over bar_episodes episodes.
-    """
+    """One expert: its environment, how it was trained, and how many transitions (and episodes) are kept."""
 
     name: str
     env_id: str
     algorithm: str
-    noise_std: tuple[float, ...]
     train_transitions: int
     test_transitions: int
-    published: tuple[float, ...]
-    bar: float
-    bar_episodes: int
-    training: ReacherTraining | tuple[Search, ...]
-    gain: float = 1.0  # the trained mean action is multiplied by this
-    seed: int = 0
-    training_seeds: tuple[int, ...] = (1,)  # the seed of the committed policy
+    train_episodes: int
+    published: Published
 
     @property
     def dataset_id(self) -> str:
@@ -49,102 +50,33 @@ class Expert:
 
     @property
     def policy_file(self) -> Path:
-        """The committed noise-free policy."""
+        """The committed policy."""
         return DATA / "experts" / f"{self.name}.npz"
 
+    @property
+    def choice_file(self) -> Path:
+        """Which policy, noise and episodes were chosen, among which candidates."""
+        return DATA / "experts" / f"{self.name}.json"
 
-REACHER = Expert(
-    name="reacher",
-    env_id="Reacher-v4",
-    algorithm="back-propagation through a model of the arm, tanh MLP 64-64",
-    noise_std=(0.066, 0.066),
-    train_transitions=1_000,
-    test_transitions=200,
-    published=(0.009745, 0.012383),
-    bar=-5.0,
-    bar_episodes=100,
-    training=ReacherTraining(),
-    training_seeds=(0,),
-)
-# The stages are the very runs that made the committed policies; each starts where the last one ended.
-SWIMMER_FIRST = Search(
-    env_id="Swimmer-v5",
-    iterations=150,
-    step=0.03,
-    directions=4,
-    top=4,
-    normalise=False,
-    noise_std=(0.37, 0.37),
-    spread=(0.14, 0.25),
-    spread_weight=150.0,
-)
-SWIMMER_SECOND = replace(
-    SWIMMER_FIRST,
-    step=0.02,
-    directions=6,
-    top=6,
-    noise_std=(0.38, 0.38),
-    noise_ramp=0.01,
-    spread=(0.12, 0.5),
-    spread_weight=250.0,
-)
-HOPPER_FIRST = Search(
-    env_id="Hopper-v5",
-    iterations=160,
-    noise_std=(0.32, 0.32, 0.32),
-    noise_ramp=0.6,
-    survival_shift=1.0,
-    spread=(0.11, 0.27, 0.34),
-    spread_weight=600.0,
-)
-HOPPER_SECOND = replace(HOPPER_FIRST, iterations=130, noise_ramp=0.01, seed_offset=1)
-HOPPER_THIRD = replace(
-    HOPPER_SECOND,
-    iterations=25,
-    directions=12,
-    noise_std=(0.3, 0.3, 0.3),
-    spread_weight=200.0,
-    seed_offset=10,
-)
-HOPPER_FIFTH = replace(
-    HOPPER_THIRD,
-    iterations=45,
-    perturb=0.025,
-    directions=10,
-    top=6,
-    noise_std=(0.25, 0.25, 0.25),
-    survival_shift=0.5,
-    spread=(0.11, 0.27, 0.6),
-    spread_weight=100.0,
-    seed_offset=20,
-)
 
-SWIMMER = Expert(
-    name="swimmer",
-    env_id="Swimmer-v5",
-    algorithm="augmented random search V1, tanh MLP 16",
-    noise_std=(0.38, 0.38),
-    train_transitions=1_000,
-    test_transitions=200,
-    published=(0.27564, 0.46588),
-    bar=300.0,
-    bar_episodes=5,
-    training=(SWIMMER_FIRST, SWIMMER_SECOND),
-    gain=1.17,
-)
-HOPPER = Expert(
-    name="hopper",
-    env_id="Hopper-v5",
-    algorithm="augmented random search V2-t, tanh MLP 16",
-    noise_std=(0.28, 0.28, 0.28),
-    train_transitions=10_000,
-    test_transitions=2_000,
-    published=(0.21485, 0.37735, 0.44190),
-    bar=3000.0,
-    bar_episodes=10,
-    training=(HOPPER_FIRST, HOPPER_SECOND, HOPPER_THIRD, replace(HOPPER_THIRD, seed_offset=11), HOPPER_FIFTH),
-)
-EXPERTS = {e.name: e for e in (REACHER, SWIMMER, HOPPER)}
+PPO = "Sample Factory 2.1.1 PPO, MuJoCo settings, tanh MLP 64-64"
+EXPERTS = {
+    expert.name: expert
+    for expert in (
+        Expert(
+            "reacher", "Reacher-v4", PPO, 1_000, 200, 20,
+            Published((-5.68, 1.0), (0.009745, 0.012383), 1.15, (-0.00933,), mean_below=0.4),
+        ),
+        Expert(
+            "swimmer", "Swimmer-v4", PPO, 1_000, 200, 1,
+            Published((92.18, 25.0), (0.27564, 0.46588), 1.15, (-0.244,), mean=(1.35, 0.15)),
+        ),
+        Expert(
+            "hopper", "Hopper-v4", "Stable-Baselines3 SAC", 10_000, 2_000, 10,
+            Published((3500.0, 500.0), (0.21485, 0.37735, 0.44190), 1.2, (-0.215, -0.090, 0.059), mean_below=0.5),
+        ),
+    )
+}  # fmt: skip
 
 
 def expert(name: str) -> Expert:
