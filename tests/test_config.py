@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from nrc.cli import config
-from nrc.cli.reproduce import EXPERIMENTS, LONG_IMAGES, NEEDS_FILE, QUICK_ONLY
 from nrc.errors import UserError
+from nrc.places import PROTOCOLS
+from nrc.runs.directory import read_info
 from nrc.training import Clock, RunSettings
 
 REPO = Path(__file__).resolve().parents[1]
@@ -58,9 +59,31 @@ def test_every_experiment_composes_and_says_how_to_run_it(experiment: str) -> No
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"  # Hydra wants this first
     assert lines[1].startswith("# python scripts/train.py") and f"experiment={experiment}" in lines[1]
-    assert experiment in {name for name, _ in EXPERIMENTS + NEEDS_FILE + LONG_IMAGES + QUICK_ONLY}, (
-        "an experiment that no figure is made from"
+    declared = config.experiments()[experiment]
+    assert set(declared.datasets) <= set(names("data")) and set(declared.protocols) <= set(PROTOCOLS)
+    assert declared.datasets and declared.protocols and declared.figures
+
+
+def test_a_run_says_what_it_is_for() -> None:
+    for member in config.sweep_members("sweep", "reacher", "quick", Path("outputs")):
+        found = member.settings
+        decay = found.optim.weight_decay
+        role = "control" if decay == 0 else ("headline" if decay == found.headline else "sweep")
+        assert found.purpose() == {
+            "experiment": "prevalence", "role": role, "protocol": "quick",
+            "overrides": ["experiment=sweep", "data=reacher", "protocol=quick", f"optim.weight_decay={decay:g}"],
+        }  # fmt: skip
+    alone = config.members_of(["data=swimmer", "seed=0,1"])[1].settings.purpose()
+    assert alone == {
+        "experiment": None,
+        "role": None,
+        "protocol": "quick",
+        "overrides": ["data=swimmer", "seed=1"],
+    }
+    own = config.members_of(
+        ["experiment=prevalence", "optim.weight_decay=0.3,0.2", "experiment.headline=0.2", "seed=0"]
     )
+    assert [m.settings.role for m in own] == ["sweep", "headline"]
 
 
 def test_the_slurm_launcher_composes_and_knows_its_settings() -> None:
@@ -213,7 +236,17 @@ def test_sweep_members_are_the_directories_of_a_multirun(tmp_path: Path) -> None
         "measure.log_spaced=0", "measure.evenly=0", f"hydra.sweep.dir={tmp_path}/prevalence_linear-quick",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "prevalence_linear-quick/swimmer/wd=0/seed=2/metrics.csv").exists()
+    info = read_info(tmp_path / "prevalence_linear-quick/swimmer/wd=0/seed=2")
+    assert (info["status"], info["experiment"], info["role"]) == ("finished", "prevalence_linear", "control")
+    assert info["overrides"] == [
+        "experiment=prevalence_linear", "data=swimmer", "protocol.tau=0.5", "optim.weight_decay=0", "seed=2",
+        "measure.log_spaced=0", "measure.evenly=0",
+    ]  # fmt: skip
+    assert (info["data"]["name"], info["data"]["train"], info["data"]["image_size"]) == (
+        "swimmer",
+        1000,
+        None,
+    )
 
 
 def test_a_sweep_of_ones_own_expands_as_in_a_multirun() -> None:

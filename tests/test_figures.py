@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from run_tools import data_facts, purpose
 
 from nrc import measure
 from nrc.figures import (
@@ -73,6 +74,7 @@ def write_run(
     model: dict | None = None,
     weakest: float = 1.0,
     config: dict | None = None,
+    role: str = "",
 ) -> Path:
     """A finished run whose NRCs decay as exp(-wd tau) and, if asked, vanish after a step; `weakest`: singular value of W."""
     path = outputs / folder / data / place / f"wd={wd:g}" / f"seed={seed}"
@@ -92,7 +94,7 @@ def write_run(
         "seed": seed,
     }
     run = RunDirectory.open(path, identity)
-    run.start(config or {}, {}, {"sha256": "0" * 64, "kind": kind, "describe": ""})
+    run.start(config or {}, {}, data_facts(data, kind, n), purpose(folder, data, wd, protocol, seed, role))
     names = names or [f"fc{k}" for k in range(1, layers + 1)]
     rows = []
     for step in STEPS:
@@ -133,7 +135,7 @@ def outputs(tmp_path: Path) -> Path:
         for seed in (0, 1):
             write_run(tmp_path, "prevalence-quick", data, 0.0, seed)
             write_run(tmp_path, "prevalence-quick", data, 0.05, seed)
-            write_run(tmp_path, "prevalence-quick", data, 0.5, seed, vanish_after=10)
+            write_run(tmp_path, "prevalence-quick", data, 0.5, seed, vanish_after=10, role="sweep")
     return tmp_path
 
 
@@ -296,15 +298,23 @@ def test_a_collapse_bought_with_a_target_direction_is_named(
         assert ("only 1 of 2 target directions left" in caption) == (alive < 2)
 
 
-def test_headline_defaults_to_the_largest_living_weight_decay_and_can_be_given(outputs: Path) -> None:
+def test_headline_and_control_are_what_the_runs_say_they_are(outputs: Path) -> None:
     runs = Runs(outputs, say=quiet)
     assert {run.weight_decay for run in runs.headline("prevalence", "reacher")} == {0.05}
-    given = Runs(outputs, headlines={"prevalence": {"reacher": 0.5}}, say=quiet)
-    assert {run.weight_decay for run in given.headline("prevalence", "reacher")} == {0.5}
+    assert {run.weight_decay for run in runs.control("prevalence", "reacher")} == {0.0}
+    write_run(outputs, "prevalence-quick", "hopper", 0.3, role="sweep")
     said: list[str] = []
-    absent = Runs(outputs, headlines={"prevalence": {"reacher": 7.0}}, say=said.append)
-    assert {run.weight_decay for run in absent.headline("prevalence", "reacher")} == {0.05}
-    assert "no finished run at the headline weight decay 7" in said[0]
+    assert Runs(outputs, say=said.append).headline("prevalence", "hopper") == []
+    assert "no finished run at the headline weight decay" in said[0] and "experiment.headline=" in said[0]
+
+
+def test_a_run_that_belongs_to_no_experiment_is_not_drawn(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "prevalence-quick", "reacher", 0.05)
+    info = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(info | {"experiment": None, "role": None}))
+    said: list[str] = []
+    assert Runs(tmp_path, say=said.append).of("prevalence") == {}
+    assert said == [f"{path}: belongs to no experiment, not drawn"]
 
 
 def test_missing_experiments_and_unfinished_runs_are_skipped(tmp_path: Path) -> None:

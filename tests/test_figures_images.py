@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from run_tools import sealed
 from test_figures import write_run
 
 from nrc.cli import config
 from nrc.figures import Runs, deep, draw_all
-from nrc.figures._command import command
 from nrc.figures._style import pretty
 from nrc.figures.prevalence import sets
-from nrc.runs.read import Run
+from nrc.runs.read import Run, commands
+from nrc.training import RunSettings
 
 POINTS = ["layer1.0.conv1", "layer1.0.conv2", "layer4.1.conv2", "fc"]
 NET = {"kind": "ResNet", "depth": 18}
@@ -66,7 +65,7 @@ def test_stand_ins_are_named_in_titles_captions_and_never_for_real_data(drawn: P
 def test_commands_run_the_experiment_that_made_the_runs(drawn: Path) -> None:
     captions = json.loads((drawn / "captions.json").read_text())
     assert captions["deep_carla_1d"]["commands"] == [
-        "python scripts/train.py -m experiment=images data=carla_1d protocol=quick"
+        "python scripts/train.py -m experiment=images data=carla_1d protocol=quick optim.weight_decay=0.05,0 seed=0"
     ]
 
 
@@ -87,25 +86,18 @@ def test_commands_run_the_experiment_that_made_the_runs(drawn: Path) -> None:
         ["experiment=tau_clock", "data=hopper"],
     ],
 )  # fmt: skip
-def test_the_printed_command_makes_the_runs_again(tmp_path: Path, given: list[str]) -> None:
+def test_the_printed_command_makes_the_runs_again(given: list[str]) -> None:
     """Through a shell's and Hydra's reading of it, whatever characters a path has."""
     made = config.members_of(given)
-    runs = []
-    for number, member in enumerate(made):
-        settings = member.settings.as_dict()
-        known = {"name": member.settings.data.data_name}  # type: ignore[attr-defined]
-        info = {"identity": settings | {"data": known}}
-        saved = settings | {"given": member.settings.given()}
-        (tmp_path / f"{number}").mkdir()
-        (tmp_path / f"{number}" / "config.yaml").write_text(yaml.safe_dump(saved))
-        runs.append(Run(tmp_path / f"{number}", info, pd.DataFrame()))
-    experiment = given[0].removeprefix("experiment=")
-    words = shlex.split(command(experiment, runs))
-    assert words[:3] == ["python", "scripts/train.py", "-m"]
-    again = {m.directory: m.settings for m in config.members_of(words[3:])}
+    runs = [Run(m.directory, m.settings.purpose(), pd.DataFrame()) for m in made]
+    again: dict[Path, RunSettings] = {}
+    for line in commands(runs):
+        words = shlex.split(line)
+        assert words[:2] == ["python", "scripts/train.py"]
+        again |= {m.directory: m.settings for m in config.members_of([w for w in words[2:] if w != "-m"])}
     assert again == {m.directory: m.settings for m in made}
-    if len(given) == 2:
-        assert len(words) <= 6, "what the experiment's file says is not said again"
+    (alone,) = config.members_of(shlex.split(runs[0].command)[2:])
+    assert alone.settings == made[0].settings
 
 
 def test_layers_are_named_as_in_the_network_and_published_curves_are_those_of_the_paper(drawn: Path) -> None:
@@ -123,7 +115,7 @@ def test_layers_are_named_as_in_the_network_and_published_curves_are_those_of_th
 def test_captions_say_how_the_published_runs_differ(tmp_path: Path) -> None:
     """Nothing is called the same recipe that is not, and no error is drawn beside one in other units."""
 
-    def deep_run(data: str, describe: str, tau: float, **settings: object) -> tuple[str, pd.DataFrame]:
+    def deep_run(data: str, facts: dict, tau: float, **settings: object) -> tuple[str, pd.DataFrame]:
         kind = "stand-in" if settings.get("kind") == "Carla" and not settings.get("path") else "real"
         place = write_run(
             tmp_path,
@@ -136,14 +128,15 @@ def test_captions_say_how_the_published_runs_differ(tmp_path: Path) -> None:
             config={"data": settings},
         )
         info = json.loads((place / "run.json").read_text())
-        info["data"]["describe"], info["tau"] = describe, tau
+        info["data"] |= facts
+        info["tau"] = tau
         (place / "run.json").write_text(json.dumps(info))
         (drawing,) = (d for d in deep.draw(Runs(tmp_path)) if d.runs[0].data == data)
         return drawing.caption, drawing.table[drawing.table.series == "published"]
 
     carla = {"kind": "Carla", "name": None, "targets": ["speed", "steer"], "size": None}
     caption, table = deep_run(
-        "carla_2d", "x: 960 train and 240 test rows, images 24 x 56", 40.0, **carla, scale_targets="standard"
+        "carla_2d", {"train": 960, "image_size": [24, 56]}, 40.0, **carla, scale_targets="standard"
     )
     assert (
         "There / here: tau 2,898 / 40, train rows 40,000 / 960, images 88 x 200 / 24 x 56, targets in [0, 1] / of "
@@ -151,7 +144,7 @@ def test_captions_say_how_the_published_runs_differ(tmp_path: Path) -> None:
     ) in caption
     assert "linear_mse" not in set(table.metric) and {"noise", "cka"} <= set(table.metric)
     caption, table = deep_run(
-        "carla_2d-drive", "x: 40000 train rows, images 88 x 200", 2900.0, **carla, path="drive.tar", scale_targets="minmax"
+        "carla_2d-drive", {"train": 40000, "image_size": [88, 200]}, 2900.0, **carla, path="drive.tar", scale_targets="minmax"
     )  # fmt: skip
     assert caption.endswith("There / here: other rows.") and "linear_mse" in set(table.metric)
     assert "recipe" not in caption
@@ -177,7 +170,7 @@ def test_own_recipe_wins_over_the_prevalence_runs(tmp_path: Path) -> None:
         write_run(tmp_path, folder, "carla_2d", 0.05, protocol="paper", names=POINTS, model=NET, kind="real")
     drawings = deep.draw(Runs(tmp_path, "paper"))
     assert [d.name for d in drawings] == ["deep_carla_2d"]
-    assert "experiment=deep_carla_2d" in drawings[0].commands[0]
+    assert "experiment=deep " in drawings[0].runs[0].command
 
 
 def test_names() -> None:
@@ -186,9 +179,9 @@ def test_names() -> None:
     )  # fmt: skip
 
 
-def test_headline_of_a_set_from_a_file_is_that_of_its_recipe(tmp_path: Path) -> None:
-    for wd in (0.05, 0.5):
-        write_run(tmp_path, "images-quick", "utkface-faces", wd, n=1, kind="real", names=POINTS, model=NET)
-    runs = Runs(tmp_path, "quick", {"images": {"utkface": 0.05}})
-    assert {run.weight_decay for run in runs.headline("images", "utkface-faces")} == {0.05}
+def test_sets_from_files_are_apart(tmp_path: Path) -> None:
+    write_run(tmp_path, "images-quick", "utkface-faces", 0.05, n=1, kind="real", names=POINTS, model=NET)
+    runs = Runs(tmp_path, "quick")
+    (run,) = runs.headline("images", "utkface-faces")
+    assert (run.data, run.dataset, run.variant) == ("utkface-faces", "utkface", {"file": "faces"})
     assert list(sets(runs, "images_real")) == ["utkface-faces"] and sets(runs, "images") == {}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from run_tools import data_facts, purpose
 
 from nrc.data import LowRank
 from nrc.errors import UserError
@@ -40,7 +41,10 @@ def write_run(
         "seed": 0,
     }
     run = RunDirectory.open(path, identity)
-    run.start({}, {}, {"sha256": "0" * 64, "kind": "paper", "describe": ""})
+    role = "control" if wd == 0 else ("headline" if wd == 1e-3 else "sweep")
+    run.start(
+        {}, {}, data_facts("sgemm", "paper", 1), purpose(path.parts[-4], "sgemm", wd, protocol, role=role)
+    )
     rows = [(1.0, 1, 10.0, "train", "model", "mse", 0.0015)]
     for metric in METRICS:
         for row in curve("deep_published", "sgemm", metric).itertuples():

@@ -13,7 +13,6 @@ from run_tools import sealed
 from test_figures import STEPS, drawn, quiet, write_run
 
 from nrc.cli import config
-from nrc.cli.reproduce import EXPERIMENTS, without_phase
 from nrc.errors import UserError
 from nrc.figures import Drawing, Runs, phase
 from nrc.runs.directory import read_info
@@ -195,13 +194,6 @@ def test_at_full_length_the_members_of_the_grid_share_one_tau_but_for_those_that
     assert len(members) == 66 and len(taus) == 22  # the seeds of a decay are of one length
     assert {tau for decay, tau in taus if decay <= 0.01} == {20000.0}
     assert all(decay * (tau or 0) == pytest.approx(200) for decay, tau in taus if decay > 0.01)
-
-
-def test_the_published_lengths_are_not_scheduled_for_a_figure_that_no_paper_has() -> None:
-    kept, words = without_phase("paper", EXPERIMENTS)
-    assert {name for name, _ in EXPERIMENTS} - {name for name, _ in kept} == {"phase", "phase_linear"}
-    assert words.startswith("phase diagram: left out of protocol=paper") and "protocol=accelerated" in words
-    assert without_phase("accelerated", EXPERIMENTS) == (EXPERIMENTS, "")
 
 
 def test_threshold_of_a_scalar_network_in_closed_form() -> None:

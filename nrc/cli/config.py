@@ -2,12 +2,12 @@
 
 import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import is_dataclass
-from functools import lru_cache
+from dataclasses import dataclass, is_dataclass
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -27,6 +27,7 @@ MULTIRUN = "hydra.mode=MULTIRUN"
 CONF = str(ROOT / "conf")
 METHODS = {"data": "load", "model": "build"}  # what the settings of these groups can do
 KNOWN = {
+    "experiment",
     "data",
     "recipe",
     "model",
@@ -103,8 +104,42 @@ def group_settings(cfg: DictConfig, group: str) -> Any:
     return typed(found, cfg[group], group)
 
 
-def run_settings(cfg: DictConfig) -> RunSettings:
-    """Check the whole config and turn it into plain settings; nothing is loaded or computed."""
+@dataclass(frozen=True)
+class Experiment:
+    """What a file of conf/experiment says of itself.
+
+    Attributes:
+        name: first part of its folder of runs; files may share it, as `sweep` adds runs to `prevalence`.
+        datasets: files of conf/data that the reproduction runs it on.
+        protocols: the protocols of which the reproduction makes it a part.
+        headline: the weight decay that its figures show first.
+        figures: names of the figures that its runs are drawn in.
+        needs_path: whether it runs only on a file that the user gives as data.path.
+    """
+
+    name: str
+    datasets: list[str]
+    protocols: list[str]
+    headline: float
+    figures: list[str]
+    needs_path: bool = False
+
+
+@cache
+def experiments() -> dict[str, DictConfig]:
+    """File of conf/experiment -> what it says of itself (the headline not yet looked up), in alphabetical order."""
+    files = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
+    found = {file.stem: cast(DictConfig, OmegaConf.load(file)) for file in files}
+    return {name: file.experiment for name, file in found.items() if "experiment" in file}
+
+
+def run_settings(cfg: DictConfig, overrides: Iterable[str] = ()) -> RunSettings:
+    """Check the whole config and turn it into plain settings; nothing is loaded or computed.
+
+    Args:
+        cfg: the composed config.
+        overrides: the settings as they were typed, to be recorded.
+    """
     unknown = sorted(str(key) for key in cfg if key not in KNOWN)
     if unknown:
         raise UserError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(KNOWN))}")
@@ -116,6 +151,7 @@ def run_settings(cfg: DictConfig) -> RunSettings:
             raise UserError(f"{name} is {cfg[name]!r}; it must be true or false")
     if cfg.name is None or not str(cfg.name).strip():
         raise UserError(f"name is {cfg.name!r}; give the folder below outputs/ a name")
+    experiment = None if cfg.experiment is None else typed(Experiment, cfg.experiment, "experiment")
     return RunSettings(
         data=group_settings(cfg, "data"),
         model=group_settings(cfg, "model"),
@@ -123,6 +159,9 @@ def run_settings(cfg: DictConfig) -> RunSettings:
         protocol=typed(Protocol, with_length(cfg), "protocol"),
         measure=typed(Measure, cfg.measure, "measure"),
         seed=cfg.seed,
+        experiment=experiment and experiment.name,
+        headline=experiment and experiment.headline,
+        overrides=tuple({text.partition("=")[0]: text for text in overrides}.values()),
     )
 
 
@@ -139,17 +178,6 @@ def with_length(cfg: DictConfig) -> DictConfig:
 def _composed(*overrides: str) -> DictConfig:
     """The config of a sweep, Hydra's own part included, not to be changed. Kept: composing takes a fifth of a second."""
     return compose("train", [*overrides, MULTIRUN], return_hydra_config=True)
-
-
-def headlines(experiments: list[tuple[str, str]], protocol: str) -> dict[str, dict[str, float]]:
-    """experiment -> data (without what a variant adds after a dash) -> the weight decay of the headline figure."""
-    found: dict[str, dict[str, float]] = {}
-    with initialize_config_dir(CONF, version_base="1.3"):
-        for experiment, data in experiments:
-            cfg = _composed(f"experiment={experiment}", f"data={data}", f"protocol={protocol}")
-            folder, name = cfg.name.removesuffix(f"-{protocol}"), group_settings(cfg, "data").data_name
-            found.setdefault(folder, {})[name.partition("-")[0]] = float(cfg.optim.weight_decay)
-    return found
 
 
 def sweep_members(
@@ -211,7 +239,8 @@ def members_of(
             place = (outputs / root.relative_to("outputs") if outputs else root) / cfg.hydra.sweep.subdir
             with open_dict(cfg):
                 del cfg["hydra"]
-            settings = run_settings(cfg)
+            typed_in = [text for text in (*overrides, *member) if not text.startswith(("hydra.", "hydra/"))]
+            settings = run_settings(cfg, typed_in)
             found = members.setdefault(place, Member(settings, place, cost(settings)))
             if found.settings != settings:
                 raise UserError(

@@ -46,7 +46,7 @@ def on_its_gpu(device: str, number: int) -> None:
 def train(cfg: DictConfig) -> None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
-        settings = config.run_settings(cfg)
+        settings = config.run_settings(cfg, HydraConfig.get().overrides.task)
         # imported here so that a wrong setting fails before anything heavy is loaded
         from nrc.training import fit
         from nrc.training.progress import Progress

@@ -118,6 +118,11 @@ class Carla:
         return f"{name}-{re.sub(r'[^A-Za-z0-9_-]+', '_', stem)}"
 
     @property
+    def variant(self) -> dict[str, str]:
+        """The file read, if any, as in the name; in run.json."""
+        return {"file": self.data_name.partition("-")[2]} if self.path else {}
+
+    @property
     def _size(self) -> tuple[int, int] | None:
         if self.size is None:
             return None

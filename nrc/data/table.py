@@ -93,6 +93,11 @@ class Table:
         stem = self.name or self._files("path")[0].name.split(".")[0]
         return "table-" + (re.sub(r"[^A-Za-z0-9_-]+", "_", stem) or "file")
 
+    @property
+    def variant(self) -> dict[str, str]:
+        """The file read, as in the name; in run.json."""
+        return {"file": self.data_name.partition("-")[2]}
+
     def load(self) -> RegressionData:
         """Read, split and standardise."""
         files = self._files("path")

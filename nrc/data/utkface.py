@@ -81,6 +81,11 @@ class UTKFace:
             return self.name
         return f"{self.name}-{re.sub(r'[^A-Za-z0-9_-]+', '_', Path(self.path).expanduser().resolve().name.split('.')[0])}"
 
+    @property
+    def variant(self) -> dict[str, str]:
+        """The file read, if any, as in the name; in run.json."""
+        return {"file": self.data_name.partition("-")[2]} if self.path else {}
+
     def load(self) -> RegressionData:
         """Read the cache, or decode into it first."""
         drawn = {"faces": self.rendered, "seed": self.render_seed}

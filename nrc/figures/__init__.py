@@ -4,7 +4,6 @@
 the csv of exactly what is drawn, and `captions.md` (for people) and `captions.json` (for programs).
 """
 
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from nrc.figures import (
 )
 from nrc.figures._style import Drawing, save, style
 from nrc.runs.directory import atomic, write_json
-from nrc.runs.read import Headline, Runs
+from nrc.runs.read import Runs, commands
 
 FIGURES: list[Callable[[Runs], list[Drawing]]] = [
     prevalence.draw,
@@ -53,7 +52,6 @@ def draw_all(
     protocol: str = "quick",
     say: Callable[[str], None] = print,
     *,
-    headline: Headline | None = None,
     datasets: Sequence[str] | None = None,
     folder: Path | None = None,
 ) -> list[Path]:
@@ -63,8 +61,6 @@ def draw_all(
         outputs: holds `<experiment>-<protocol>/<data>/wd=<value>/seed=<k>/`, and `tau_clock/<data>/...`.
         protocol: quick, accelerated or paper; chooses the folders.
         say: receives plain lines.
-        headline: experiment -> data -> the weight decay of the one-lambda figures; default: the largest
-            whose features are alive at the end.
         datasets: draw these alone; None: all that are present.
         folder: where to write; None: `outputs/figures`.
 
@@ -72,11 +68,11 @@ def draw_all(
         The files written, captions last. [] when there is nothing to draw.
 
     Example:
-        draw_all(Path("outputs"), "quick", headline={"prevalence": {"reacher": 1.5e-3}})
+        draw_all(Path("outputs"), "quick")
     """
     outputs = Path(outputs)
     folder = Path(folder or outputs / "figures")
-    runs = Runs(outputs, protocol, headline, datasets, say)
+    runs = Runs(outputs, protocol, datasets, say)
     written: list[Path] = []
     captions: dict[str, dict] = {}
     with style():
@@ -102,7 +98,7 @@ def _entry(drawing: Drawing, outputs: Path, files: list[Path]) -> dict:
         "files": [file.name for file in files],
         "csv": files[-1].name,
         "runs": sorted({str(run.path.relative_to(outputs)) for run in drawing.runs}),
-        "commands": [shlex.join(shlex.split(command)) for command in drawing.commands],
+        "commands": commands(drawing.runs),
     }
 
 

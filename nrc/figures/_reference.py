@@ -1,7 +1,6 @@
 """Published curves, kept as small files in `nrc/reference`: facts to draw beside our own, thin and grey."""
 
 import math
-import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -90,8 +89,8 @@ def differences(run: Run, paper: str) -> str:
         _pair("", there.get("network"), describe_model(run, features=False)),
         _pair("weight decay ", there.get("weight_decay"), run.weight_decay),
         _pair("tau ", there.get("tau"), run.tau),
-        _pair("train rows ", there.get("rows"), _rows(run)),
-        _pair("images ", _size(there.get("size")), _size(_image_size(run))),
+        _pair("train rows ", there.get("rows"), run.rows),
+        _pair("images ", _size(there.get("size")), _size(run.image_size)),
         _pair("targets ", SCALES.get(there.get("targets", "")), SCALES.get(_scale(run) or "")),
     ]
     own = "drawn images instead of real ones" if run.kind == "stand-in" else "other rows"
@@ -109,15 +108,5 @@ def _pair(name: str, there: Any, here: Any) -> str:
     return f"{name}{shown(there)} / {shown(here)}"
 
 
-def _rows(run: Run) -> int | None:
-    found = re.search(r"(\d+) train", str(run.info["data"].get("describe", "")))
-    return int(found[1]) if found else None
-
-
-def _image_size(run: Run) -> list[int] | None:
-    found = re.search(r"images (\d+) x (\d+)", str(run.info["data"].get("describe", "")))
-    return [int(side) for side in found.groups()] if found else None
-
-
-def _size(sides: list[int] | None) -> str | None:
+def _size(sides: Sequence[int] | None) -> str | None:
     return " x ".join(map(str, sides)) if sides else None

@@ -36,7 +36,6 @@ class Drawing:
     figure: Figure
     table: pd.DataFrame
     runs: Sequence[Run]
-    commands: list[str] = field(default_factory=list)
     extras: dict[str, str] = field(default_factory=dict)  # further text files beside it, by name
 
 

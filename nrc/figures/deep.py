@@ -5,7 +5,6 @@ import math
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from nrc.figures._command import command
 from nrc.figures._curves import Sheet
 from nrc.figures._depth import first_collapsed
 from nrc.figures._layers import (
@@ -96,7 +95,6 @@ def _one(runs: Runs, experiment: str, data: str, main: list[Run]) -> Drawing:
         metric="first_collapsed_layer",
         series="headline",
     )
-    chosen = f"deep_{data.partition('-')[0]}" if experiment == "deep" else experiment
     name = data if data == experiment else f"deep_{data}"
     title = f"Collapse layer by layer, {pretty(data, main)}"
     caption = _caption(main, control, first, low_rank)
@@ -107,7 +105,6 @@ def _one(runs: Runs, experiment: str, data: str, main: list[Run]) -> Drawing:
         figure,
         panels.sheet.table(),
         main + control,
-        [command(chosen, main + control)],
     )
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 from matplotlib.lines import Line2D
 
-from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._style import (
     C0,
@@ -63,7 +62,6 @@ def _one(runs: Runs, kind: str) -> Drawing | None:
         figure,
         sheet.table(),
         used,
-        [command(experiment, main) for main in columns.values()],
     )
 
 

@@ -4,7 +4,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from nrc.figures._command import command
 from nrc.figures._curves import Sheet, log_axis
 from nrc.figures._reference import base, differences, on_which_data, published, recipe
 from nrc.figures._style import (
@@ -67,12 +66,6 @@ def _figure(runs: Runs, name: str, kinds_drawn: list[str]) -> Drawing | None:
     axes[0].set_ylabel("NRC3(γ) of the final W")
     legend_below(figure, _key(columns), 2 if len(columns) == 1 else 4)
     footer(figure, used, features=False)
-    commands = [
-        command(KINDS[kind][0], kinds[kind])
-        for kind in kinds_drawn
-        for kinds in columns.values()
-        if kind in kinds
-    ]
     caption = (
         "NRC3 of the final W against gamma/lambda_min, one line per seed; the dot is the closed-form minimum, inside "
         "(0, 1) when W fits the shifted root of Sigma; at 1 the shifted root has lost its weakest direction, and W with it. "
@@ -80,7 +73,7 @@ def _figure(runs: Runs, name: str, kinds_drawn: list[str]) -> Drawing | None:
         + ". Grey ticks on the upper edge: minima printed in the paper"
         + _elsewhere([run for kinds in columns.values() for main in kinds.values() for run in main[:1]])
     )
-    return Drawing(name, "NRC3 against gamma", caption, figure, sheet.table(), used, commands)
+    return Drawing(name, "NRC3 against gamma", caption, figure, sheet.table(), used)
 
 
 def _lambdas(kinds: dict[str, list[Run]]) -> str:

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.lines import Line2D
 from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
 
-from nrc.figures._command import command
 from nrc.figures._curves import Sheet
 from nrc.figures._style import C0, C1, GREY, Drawing, footer, legend_below, new_figure, number, pretty
 from nrc.figures.prevalence import LAYERS
@@ -55,7 +54,6 @@ def draw(runs: Runs) -> list[Drawing]:
         "what lies outside their plane points. What is short in this picture points into directions not drawn. "
         "Collapse: dots and arrows lie on the unit circle in the plane. " + said + "."
     )
-    commands = [command(LAYERS[kind][0], [run]) for kind, run in rows.items()]
     used = list(rows.values())
     return [
         Drawing(
@@ -65,7 +63,6 @@ def draw(runs: Runs) -> list[Drawing]:
             figure,
             sheet.table(),
             used,
-            commands,
         )
     ]
 

@@ -18,7 +18,6 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from nrc.figures._command import command
 from nrc.figures._curves import FLOOR, Sheet
 from nrc.figures._phase import (
     NOT_YET,
@@ -130,13 +129,8 @@ def _one(data: str, grids: Grids) -> Drawing:
         line[0].set_ylabel("budget λτ")
     legend_below(figure, _key(), 3 if len(grids) > 1 else 1)
     footer(figure, used, features=False)
-    commands = [
-        command(experiment, [run for group in groups.values() for run in group])
-        for kind, groups in grids.items()
-        for experiment in (GRID[kind], LAYERS[kind][0])
-    ]
     title = f"Phase diagram of collapse, {pretty(data)}"
-    return Drawing(f"phase_{data}", title, caption(data, grids), figure, sheet.table(), used, commands)
+    return Drawing(f"phase_{data}", title, caption(data, grids), figure, sheet.table(), used)
 
 
 def _rows(used: list[Run]) -> list[Row]:

@@ -6,7 +6,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._reference import curve, on_which_data, same_units
 from nrc.figures._style import (
@@ -80,7 +79,6 @@ def _one(runs: Runs, kind: str) -> Drawing | None:
         figure,
         sheet.table(),
         used,
-        [command(experiment, main + runs.control(experiment, d)) for d, main in columns.items()],
     )
 
 

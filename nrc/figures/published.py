@@ -2,7 +2,6 @@
 
 from matplotlib.lines import Line2D
 
-from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._reference import curve, on_which_data
 from nrc.figures._style import (
@@ -84,7 +83,4 @@ def draw(runs: Runs) -> list[Drawing]:
         + "; ".join(said)
         + "."
     )
-    commands = [command(LAYERS[k][0], main) for kinds in columns.values() for k, main in kinds.items()]
-    return [
-        Drawing("published", "Beside the published numbers", caption, figure, sheet.table(), used, commands)
-    ]
+    return [Drawing("published", "Beside the published numbers", caption, figure, sheet.table(), used)]

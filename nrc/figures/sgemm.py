@@ -9,7 +9,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from nrc.figures._command import command
 from nrc.figures._curves import Sheet, log_axis
 from nrc.figures._layers import NULL, TARGET, Panels
 from nrc.figures._reference import curve
@@ -111,7 +110,6 @@ def _against_published(main: list[Run], extras: dict[str, str]) -> Drawing:
         figure,
         panels.sheet.table(),
         main,
-        [command("sgemm", main)],
         {"sgemm_table.csv": table.to_csv(index=False, lineterminator="\n"), **extras},
     )
 
@@ -213,7 +211,7 @@ def _decay(groups: dict[float, list[Run]], extras: dict[str, str]) -> Drawing:
     footer(figure, everything)
     return Drawing(
         "sgemm_decay", "SGEMM: what the weight decay does", _decay_caption(groups), figure, sheet.table(),
-        everything, [command("sgemm_decay", everything)], extras,
+        everything, extras,
     )  # fmt: skip
 
 

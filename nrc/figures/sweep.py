@@ -5,7 +5,6 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._style import (
     Drawing,
@@ -37,7 +36,7 @@ def draw(runs: Runs) -> list[Drawing]:
 
 
 def _one(runs: Runs, kind: str) -> Drawing | None:
-    experiment, words = KINDS[kind]
+    _, words = KINDS[kind]
     columns = {d: lambda_groups(found) for d, found in sets(runs, kind).items()}
     columns = {d: groups for d, groups in columns.items() if len(groups) > 1}
     if not columns:
@@ -69,9 +68,8 @@ def _one(runs: Runs, kind: str) -> Drawing | None:
     figure.align_ylabels(list(grid[:-1, 0]))
     everything = [run for groups in columns.values() for group in groups.values() for run in group]
     footer(figure, everything)
-    commands = [command(experiment, [run for group in g.values() for run in group]) for g in columns.values()]
     title = f"Weight-decay sweep, {words}"
-    return Drawing(f"sweep_{kind}", title, _caption(columns), figure, sheet.table(), everything, commands)
+    return Drawing(f"sweep_{kind}", title, _caption(columns), figure, sheet.table(), everything)
 
 
 def _panel(

@@ -1,6 +1,5 @@
 """Where the targets' mean lies decides whether ReLU features collapse: the control for the prevalence figure."""
 
-from nrc.figures._command import command
 from nrc.figures._curves import FLOOR, Sheet, log_axis
 from nrc.figures._style import (
     C0,
@@ -70,10 +69,7 @@ def draw(runs: Runs) -> list[Drawing]:
         "cheap only for targets that lie to one side of 0; for centred ones the mean feature is still outside. "
         f"Dotted below: where a target direction would count as dead. NRC1 at the end: {said}."
     )
-    commands = [command("target_mean", list(by_mean.values())) for by_mean in columns.values()]
-    return [
-        Drawing("target_mean", "One-sided targets collapse", caption, figure, sheet.table(), used, commands)
-    ]
+    return [Drawing("target_mean", "One-sided targets collapse", caption, figure, sheet.table(), used)]
 
 
 def _in_words(data: str, by_mean: dict[float, Run]) -> str:

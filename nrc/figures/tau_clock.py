@@ -5,7 +5,6 @@ import math
 import numpy as np
 from matplotlib.lines import Line2D
 
-from nrc.figures._command import command
 from nrc.figures._curves import FLOOR, Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._style import (
     C0,
@@ -86,10 +85,7 @@ def draw(runs: Runs) -> list[Drawing]:
         + ". ".join(f"{p}: {words}" for p, words in said.items() if words)
         + ". NRC3 at its best gamma may pass through 0, where its gap in decades says little."
     )
-    commands = [
-        command("tau_clock", [run for group in both.values() for run in group]) for both in columns.values()
-    ]
-    return [Drawing("tau_clock", "Two recipes, one clock", caption, figure, sheet.table(), used, commands)]
+    return [Drawing("tau_clock", "Two recipes, one clock", caption, figure, sheet.table(), used)]
 
 
 def _decades(metric: str, both: dict[str, list[Run]], protocol: str) -> float:

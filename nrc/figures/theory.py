@@ -4,7 +4,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from nrc.figures._command import command
 from nrc.figures._curves import Sheet
 from nrc.figures._style import (
     C0,
@@ -67,7 +66,6 @@ def draw(runs: Runs) -> list[Drawing]:
             figure,
             sheet.table(),
             used,
-            _commands(runs, rows, columns),
         )
     ]
 
@@ -75,11 +73,6 @@ def draw(runs: Runs) -> list[Drawing]:
 def _usable(run: Run) -> bool:
     shots = run.snapshots
     return run.weight_decay > 0 and "weight_end" in shots and len(shots["sigma"]) > 1 and not run.vanished
-
-
-def _commands(runs: Runs, rows: list[bool], columns: list[str]) -> list[str]:
-    experiments = ([EXPERIMENT] if rows[0] else []) + ([e for e, _ in LAYERS.values()] if rows[1] else [])
-    return [command(e, runs.of(e)[d]) for e in experiments for d in columns if d in runs.of(e)]
 
 
 def _points(

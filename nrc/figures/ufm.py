@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from nrc.figures import sweep
-from nrc.figures._command import command
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._style import (
     C0,
@@ -42,11 +41,7 @@ def draw(runs: Runs) -> list[Drawing]:
     groups = {d: lambda_groups(found) for d, found in runs.of(EXPERIMENT).items()}
     if not groups:
         return []
-    commands = [command(EXPERIMENT, _all({data: found})) for data, found in groups.items()]
-    drawings = [_sweep(groups), _norms(groups)]
-    for drawing in drawings:
-        drawing.commands = commands
-    return drawings
+    return [_sweep(groups), _norms(groups)]
 
 
 Groups = dict[str, dict[float, list[Run]]]  # data -> weight decay -> runs

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
-from nrc.figures._command import command
 from nrc.figures._curves import Sheet
 from nrc.figures._style import C0, C1, GREY, Drawing, footer, legend_below, new_figure, number, pretty
 from nrc.figures.ufm import EXPERIMENT, predicted
@@ -69,8 +68,7 @@ def draw(runs: Runs) -> list[Drawing]:
         "deviations: " + ". ".join(said) + "."
     )
     title = "UFM-regularised networks: residuals before and after"
-    commands = [command(EXPERIMENT, [run]) for run in chosen.values()]
-    return [Drawing("ufm_residuals", title, caption, figure, sheet.table(), list(chosen.values()), commands)]
+    return [Drawing("ufm_residuals", title, caption, figure, sheet.table(), list(chosen.values()))]
 
 
 def residuals(run: Run, when: str) -> np.ndarray:

@@ -23,7 +23,7 @@ from nrc.report.findings import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, mean
 from nrc.report.published import comparisons
 from nrc.report.scorecard import Row, as_table, as_text, scorecard
 from nrc.runs.directory import atomic
-from nrc.runs.read import Headline, Run, Runs
+from nrc.runs.read import Run, Runs
 
 HERE = Path(__file__).parent
 MARKS = {
@@ -39,7 +39,6 @@ def write_report(
     outputs: Path,
     protocol: str = "quick",
     *,
-    headline: Headline | None = None,
     folder: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Path]:
@@ -48,7 +47,6 @@ def write_report(
     Args:
         outputs: the folder of experiments, with `figures/` as `draw_all` left it (may be missing).
         protocol: which runs to report on.
-        headline: experiment -> data -> weight decay of the headline runs; None: the largest alive.
         folder: where to write; None: `outputs/report`.
         say: receives plain lines.
 
@@ -61,7 +59,7 @@ def write_report(
     outputs = Path(outputs)
     folder = Path(folder or outputs / "report")
     folder.mkdir(parents=True, exist_ok=True)
-    runs = Runs(outputs, protocol, headline, None, say=lambda line: None)
+    runs = Runs(outputs, protocol, say=lambda line: None)
     rows = scorecard(runs)
     moving = animation.find(runs)
     written = [folder / "index.html", folder / "scorecard.csv"]

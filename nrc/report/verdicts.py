@@ -17,7 +17,7 @@ from nrc.figures._reference import base
 from nrc.report.findings import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, number
 from nrc.report.scorecard import Row, read_claims, scorecard
 from nrc.runs.directory import atomic
-from nrc.runs.read import LONG, Headline, Runs
+from nrc.runs.read import LONG, Runs
 
 VERDICTS = Path(__file__).parents[1] / "reference" / "verdicts.yaml"
 WORDS = (HOLDS, FAILS, NOT_YET, UNTESTABLE)
@@ -109,7 +109,6 @@ def _change(row: Row, word: str, value: float) -> str:
 def verdict_changes(
     outputs: Path,
     protocol: str = "quick",
-    headline: Headline | None = None,
     wanted: Callable[[str], bool] = lambda data: True,
     file: Path = VERDICTS,
 ) -> tuple[list[str], int]:
@@ -118,13 +117,12 @@ def verdict_changes(
     Args:
         outputs: the folder of experiments.
         protocol: which runs.
-        headline: experiment -> data -> weight decay of the headline runs.
         wanted: which data sets, by their name in conf/data.
 
     Returns:
         A line per change, and how many verdicts were compared.
     """
-    runs = Runs(Path(outputs), protocol, headline, None, say=lambda line: None)
+    runs = Runs(Path(outputs), protocol, say=lambda line: None)
     rows = [row for row in scorecard(runs) if wanted(base(row.data))]
     return differences(rows, read_verdicts(file), protocol)
 

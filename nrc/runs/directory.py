@@ -2,7 +2,8 @@
 
     config.yaml      the settings
     metrics.csv      epoch, step, tau, split, layer, metric, value
-    run.json         identity, versions, data sha256, device, wall time, status and why
+    run.json         experiment, role, protocol, overrides, facts of the data, identity, versions, device, wall time,
+                     status and why
     checkpoint.pt    weights, optimiser state and step; enough to continue
     checkpoint.previous.pt    the one before, until the run is finished
     snapshots.npz    feature layer at the start and the end (for the 3-D picture and the theory)
@@ -118,11 +119,34 @@ class RunDirectory:
                 stale.unlink(missing_ok=True)
             yield
 
-    def start(self, config: dict[str, Any], environment: dict[str, Any], data: dict[str, Any]) -> None:
-        """Record what is about to run."""
+    def start(
+        self,
+        config: dict[str, Any],
+        environment: dict[str, Any],
+        data: dict[str, Any],
+        purpose: dict[str, Any] | None = None,
+    ) -> None:
+        """Record what is about to run.
+
+        Args:
+            config: all settings, for config.yaml.
+            environment: machine and versions.
+            data: facts of the data, as `nrc.training.trial.facts_of` has them.
+            purpose: `experiment`, `role`, `protocol` and `overrides`, as `RunSettings.purpose()` has them.
+        """
         with atomic(self.path / "config.yaml") as tmp:
             tmp.write_text(yaml.safe_dump(config, sort_keys=False))
-        self.info |= {"status": "running", "environment": environment, "data": data}
+        purpose = {"experiment": None, "role": None, "protocol": None, "overrides": []} | (purpose or {})
+        self.info = (
+            {"status": "running", "reason": ""}
+            | purpose
+            | {"data": data, "environment": environment}
+            | {
+                key: value
+                for key, value in self.info.items()
+                if key not in ("status", "environment", "data", *purpose)
+            }
+        )
         write_json(self.path / "run.json", self.info)
 
     def end(self, status: str, reason: str, **facts: Any) -> None:

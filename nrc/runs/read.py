@@ -1,8 +1,8 @@
 """Run directories as the figures see them: measured curves, settings and snapshots, nothing else."""
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import yaml
 
 from nrc.metrics import ALIVE
 from nrc.places import PROTOCOLS
-from nrc.runs.directory import read_run
+from nrc.runs.directory import read_info, read_run
 
 DATA_ORDER = (
     "reacher",
@@ -25,7 +25,6 @@ DATA_ORDER = (
     "utkface",
 )  # as in the papers; others follow in alphabetical order
 SIGNAL = 1e-3  # train R^2
-Headline = Mapping[str, Mapping[str, float]]  # experiment -> data -> weight decay
 # decay budget lambda*tau from which on what the loss does not hold is gone; before: not yet
 BUDGET_DONE = 20.0
 STILL = 0.95  # of the value at half of the run's tau: what ends lower still falls
@@ -50,8 +49,50 @@ class Run:
         return (yaml.safe_load(file.read_text()) if file.exists() else None) or {}
 
     @property
+    def experiment(self) -> str | None:
+        """Name of the experiment that the run belongs to; None for a run by itself."""
+        return self.info["experiment"]
+
+    @property
+    def role(self) -> str | None:
+        """Its part in the experiment: "headline", "control" or "sweep"; None for a run by itself."""
+        return self.info["role"]
+
+    @property
+    def overrides(self) -> list[str]:
+        """The settings as they were typed."""
+        return list(self.info["overrides"])
+
+    @property
+    def command(self) -> str:
+        """The command that makes this run."""
+        return commands([self])[0]
+
+    @property
     def data(self) -> str:
+        """The data set with its variant, as in the run directory: reacher, utkface-faces, swimmer-mean4."""
         return str(self.settings["data"]["name"])
+
+    @property
+    def dataset(self) -> str:
+        """The data set without what makes this a variant of it: utkface."""
+        return str(self.info["data"]["name"])
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """What makes the data a variant of the set, e.g. {"target_mean": 4.0}; {} for the set itself."""
+        return dict(self.info["data"]["variant"])
+
+    @property
+    def rows(self) -> int:
+        """Train rows."""
+        return int(self.info["data"]["train"])
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images; None when the inputs are no images."""
+        size = self.info["data"]["image_size"]
+        return None if size is None else (int(size[0]), int(size[1]))
 
     @property
     def weight_decay(self) -> float:
@@ -148,13 +189,12 @@ class Runs:
 
     outputs: Path
     protocol: str = "quick"
-    headlines: Headline | None = None
     datasets: Sequence[str] | None = None
     say: Callable[[str], None] = print
     _read: dict[str, dict[str, list[Run]]] = field(default_factory=dict)
 
     def of(self, experiment: str, *, both_protocols: bool = False) -> dict[str, list[Run]]:
-        """Data set -> finished runs, largest weight decay first, then by seed; {} if there are none."""
+        """Data set (with its variant) -> finished runs, largest weight decay first, then by seed; {} if there are none."""
         folder = experiment if both_protocols else f"{experiment}-{self.protocol}"
         if folder not in self._read:
             self._read[folder] = self._find(self.outputs / folder)
@@ -163,9 +203,10 @@ class Runs:
     def _find(self, root: Path) -> dict[str, list[Run]]:
         found: list[Run] = []
         for file in sorted(root.glob("*/**/run.json")):
-            status = json.loads(file.read_text())["status"]
-            if status != "finished":
-                self.say(f"{file.parent}: {status}, not drawn")
+            info = read_info(file.parent)
+            if info["status"] != "finished" or info["experiment"] is None:
+                why = "belongs to no experiment" if info["status"] == "finished" else info["status"]
+                self.say(f"{file.parent}: {why}, not drawn")
                 continue
             run = Run(file.parent, *read_run(file.parent))
             if self.datasets is None or run.data in self.datasets:
@@ -176,27 +217,19 @@ class Runs:
         return {d: sorted(runs, key=lambda r: (-r.weight_decay, r.seed, r.path)) for d, runs in key.items()}
 
     def headline(self, experiment: str, data: str) -> list[Run]:
-        """The runs at the headline weight decay.
-
-        That is the one given; else the largest whose features are alive at the end in every seed; else, when
-        all have vanished, the smallest positive one. [] when no run has a positive weight decay.
-        """
-        runs = [run for run in self.of(experiment).get(data, []) if run.weight_decay > 0]
-        # a set read from a file has the file's name after a dash
-        given = (self.headlines or {}).get(experiment, {}).get(data.partition("-")[0])
-        if given is not None:
-            chosen = [run for run in runs if math.isclose(run.weight_decay, given, rel_tol=1e-9)]
-            if chosen:
-                return chosen
-            self.say(f"{experiment}/{data}: no finished run at the headline weight decay {given:g}")
-        values = sorted({run.weight_decay for run in runs}, reverse=True)
-        alive = [v for v in values if not any(r.vanished for r in runs if r.weight_decay == v)]
-        best = (alive or values[-1:])[:1]
-        return [run for run in runs if run.weight_decay in best]
+        """The runs at the weight decay that the experiment shows first; [] when there are none."""
+        runs = self.of(experiment).get(data, [])
+        found = [run for run in runs if run.role == "headline"]
+        if runs and not found:
+            self.say(
+                f"{experiment}/{data}: no finished run at the headline weight decay; run it, or make another the "
+                "headline with experiment.headline=VALUE"
+            )
+        return found
 
     def control(self, experiment: str, data: str) -> list[Run]:
         """The runs without weight decay."""
-        return [run for run in self.of(experiment).get(data, []) if run.weight_decay == 0]
+        return [run for run in self.of(experiment).get(data, []) if run.role == "control"]
 
 
 LONG = ("sgemm", "sgemm_decay")  # too long for the quick protocol: any protocol will do, and is named
@@ -211,6 +244,40 @@ def runs_of(runs: Runs, experiment: str) -> Runs:
         if other.of(experiment):
             return other
     return runs
+
+
+def commands(runs: Iterable[Run]) -> list[str]:
+    """The commands that make these runs: as few as cover them and no other run.
+
+    Example:
+        ["python scripts/train.py -m experiment=sweep data=reacher protocol=quick optim.weight_decay=0.01,0.001"]
+    """
+    boxes: list[dict[str, list[str]]] = []
+    for run in runs:  # a setting given twice: the last one counts
+        box = {key: [value] for key, value in (text.split("=", 1) for text in run.overrides)}
+        if box not in boxes:
+            boxes.append(box)
+    # two sweeps that differ in the values of one setting alone are one sweep
+    for key in sorted({key for box in boxes for key in box}, key=lambda key: key != "seed"):
+        merged: list[dict[str, list[str]]] = []
+        for box in boxes:
+            same = (
+                other
+                for other in merged
+                if {**other, key: []} == {**box, key: []} and key in other and key in box
+            )
+            found = next(same, None)
+            if found is None:
+                merged.append({name: list(values) for name, values in box.items()})
+            else:
+                found[key] += [value for value in box[key] if value not in found[key]]
+        boxes = merged
+    lines = []
+    for box in boxes:
+        sweeps = any(len(values) > 1 for values in box.values())
+        given = [f"{key}={','.join(values)}" for key, values in box.items()]
+        lines.append(shlex.join(["python", "scripts/train.py", *(["-m"] if sweeps else []), *given]))
+    return list(dict.fromkeys(lines))
 
 
 def lambda_groups(runs: Sequence[Run]) -> dict[float, list[Run]]:

@@ -1,7 +1,7 @@
 """What a training run is told: plain frozen values, checked when they are made."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from typing import Protocol as Interface
 
@@ -165,7 +165,12 @@ class ModelSettings(Interface):
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that determines a run, as plain values.
+    """Everything that determines a run, as plain values, and what the run is for.
+
+    Attributes:
+        experiment: name of the experiment it belongs to; None for a run by itself.
+        headline: the weight decay that the experiment's figures show first; it decides the run's `role`.
+        overrides: the settings that were typed, e.g. ("data=reacher", "seed=1"); the run can be made again from them.
 
     Example:
         RunSettings(LowRank(), MLP(), Optim(lr=0.1, momentum=0.9), Protocol(tau=100.0), Measure(), seed=0)
@@ -177,28 +182,36 @@ class RunSettings:
     protocol: Protocol
     measure: Measure
     seed: int = 0
+    # what the run is for, recorded in run.json; no part of what determines its numbers
+    experiment: str | None = field(default=None, compare=False, repr=False)
+    headline: float | None = field(default=None, compare=False, repr=False)
+    overrides: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
-    def given(self) -> dict[str, Any]:
-        """The settings of the data that are not the defaults of their class."""
-        defaults = {f.name: f.default for f in fields(self.data)}  # type: ignore[arg-type]
-        return {key: value for key, value in asdict(self.data).items() if value != defaults[key]}  # type: ignore[call-overload]
+    @property
+    def role(self) -> str | None:
+        """The part that the run plays in its experiment: "headline", "control" or "sweep"; None outside of one."""
+        if self.experiment is None:
+            return None
+        if self.headline is not None and math.isclose(self.optim.weight_decay, self.headline, rel_tol=1e-9):
+            return "headline"
+        return "control" if self.optim.weight_decay == 0 else "sweep"
+
+    def purpose(self) -> dict[str, Any]:
+        """What run.json says of what the run is for: experiment, role, protocol and overrides."""
+        return {
+            "experiment": self.experiment,
+            "role": self.role,
+            "protocol": self.protocol.name,
+            "overrides": list(self.overrides),
+        }
 
     def as_dict(self) -> dict[str, Any]:
-        optim = asdict(self.optim)
-        if self.optim.penalty == "all":  # left out, so that runs older than this setting are found again
-            del optim["penalty"]
-        measure = asdict(self.measure)
-        if not self.measure.ranks:
-            del measure["ranks"]
-        if not self.measure.frames:
-            del measure["frames"]
-        if self.measure.positions == "pool":
-            del measure["positions"]
+        """All settings that determine the numbers, as plain values."""
         return {
             "data": {"kind": type(self.data).__name__, **asdict(self.data)},  # type: ignore[call-overload]
             "model": {"kind": type(self.model).__name__, **asdict(self.model)},  # type: ignore[call-overload]
-            "optim": optim,
+            "optim": asdict(self.optim),
             "protocol": asdict(self.protocol),
-            "measure": measure,
+            "measure": asdict(self.measure),
             "seed": self.seed,
         }

@@ -24,6 +24,26 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+def facts_of(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
+    """What run.json says of the data: which set, what makes this a variant of it, sizes, origin.
+
+    A set's own name has what a variant adds after a dash: "utkface-faces" is the variant {"file": "faces"} of utkface.
+    """
+    variant: dict[str, Any] = getattr(settings.data, "variant", {})
+    facts: dict[str, Any] = {
+        "name": data.name.partition("-")[0] if variant else data.name,
+        "variant": variant,
+        "kind": data.kind,
+        "sha256": data.sha256,
+        "describe": data.describe(),
+        **data.sizes,
+        "image_size": list(data.x_train.shape[1:3]) if data.is_image else None,
+    }
+    if data.provenance.get("left_out"):
+        facts["left_out"] = data.provenance["left_out"]
+    return facts
+
+
 @dataclass(eq=False)
 class Trial:
     """One run, alone or in a stack, in its open and locked directory."""
@@ -64,13 +84,11 @@ class Trial:
         before = self.run.info.get("environment", {}).get("path", "") if self.resumed else ""
         if before and before.split("; then ")[-1] != environment["path"]:
             environment = environment | {"path": f"{before}; then {environment['path']}"}
-        facts: dict[str, Any] = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
-        if data.provenance.get("left_out"):
-            facts["left_out"] = data.provenance["left_out"]
+        facts = facts_of(settings, data)
         layers = getattr(settings.model, "num_layers", 0)
         if settings.optim.penalty == "all" and layers >= 2:
             facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
-        self.run.start(settings.as_dict() | {"given": settings.given()}, environment, facts)
+        self.run.start(settings.as_dict(), environment, facts, settings.purpose())
 
     def measure(self, step: int, moments: tuple[Collected, Collected] | None = None) -> None:
         """Write the metric rows of this step, unless an earlier attempt did; arguments as for `Measurer.rows`.
