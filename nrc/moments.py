@@ -18,6 +18,7 @@ from nrc.arrays import as_rows, as_tensor, double, precision
 from nrc.errors import UserError
 
 CHUNK_ELEMENTS = 1 << 22  # rows are converted to float64 a chunk at a time: at most 32 MB a copy
+UNDERFLOW = 1e-140  # shorter rows are scaled before their length is taken
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ def _plus(a: Scatter | None, b: Scatter | None) -> Scatter | None:
 def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (N, d) or (K, N, d) divided by their lengths, and how many are zero, () or (K,), and stay it."""
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    # The squares of entries below 1e-154 underflow. No type that a GPU computes features in has such entries.
+    if rows.device.type == "cpu" and bool((length < UNDERFLOW).any()):
+        peak = rows.abs().amax(-1, keepdim=True)
+        rows = torch.where((length < UNDERFLOW) & (peak > 0), rows / peak.masked_fill(peak == 0, 1.0), rows)
+        length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     zero = length == 0
     return rows / length.masked_fill(zero, 1.0), zero.sum((-2, -1))
 

@@ -94,18 +94,17 @@ def outcomes(members: list[Member], **arguments: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("bias", "activation"), [(True, "relu"), (False, "relu"), (True, "none"), (False, "none")]
 )
-@pytest.mark.parametrize("milestones", [[], [0.25, 0.5]])
+@pytest.mark.parametrize(("milestones", "decay_biases"), [([], True), ([0.25, 0.5], True), ([], False)])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 def test_stacked_steps_equal_separate_ones(
-    momentum: float, bias: bool, activation: str, milestones: list[float], device: str
+    momentum: float, bias: bool, activation: str, milestones: list[float], decay_biases: bool, device: str
 ) -> None:
     """Parameters and velocity within 1e-6 after 200 steps on the same device, partial batches included (on a GPU by
     its graphs)."""
     data = LowRank(t=2, r=2, d=5, n=200).load()
     x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     optims = [
-        Optim(lr=0.05, momentum=momentum, weight_decay=decay, batch_size=48, milestones=milestones)
-        for decay in DECAYS
+        Optim(0.05, momentum, decay, 48, milestones=milestones, decay_biases=decay_biases) for decay in DECAYS
     ]
     clock = Clock.of(optims[0], Protocol(epochs=50), len(x))
     assert clock.total_steps == 200 and len(clock.drops) == len(milestones)
@@ -114,7 +113,7 @@ def test_stacked_steps_equal_separate_ones(
     models, together = ([kind.build(5, 2, seed).to(device) for seed in range(3)] for _ in range(2))
     stack = StackedStepper(together, optims, x, y, 48)
     assert stack.name.endswith("CUDA graph of 8 steps" if device == "cuda" else "eager")
-    order = StackedOrder(len(x), 48, [0, 1, 2], "cpu")
+    order = StackedOrder(len(x), 48, [0, 1, 2])
     for first in range(0, 200, 25):  # three long programs and one short one at a time
         index, rows = order.take(25)
         stack.advance(
@@ -132,27 +131,12 @@ def test_stacked_steps_equal_separate_ones(
 
 def test_a_member_goes_through_the_rows_as_its_separate_run() -> None:
     for start in (0, 3, 700):
-        order = StackedOrder(20, 8, [0, 5], "cpu", start)
+        order = StackedOrder(20, 8, [0, 5], start)
         index, rows = order.take(600)
         alone = [batch_order(20, 8, seed, start) for seed in (0, 5)]
         for step in range(600):
             for place in (0, 1):
                 assert index[step, place, : rows[step]].tolist() == next(alone[place]).tolist()
-
-
-def test_orders_drawn_on_a_device_are_permutations_of_ones_own() -> None:
-    """What a GPU draws, here drawn on the CPU: by seed and epoch alone, whatever the start and the company."""
-
-    class OnDevice(StackedOrder):
-        _as_alone = StackedOrder._on_device
-
-    index, rows = OnDevice(20, 8, [0, 5], "cpu").take(600)
-    for place in (0, 1):
-        epochs = torch.cat([index[t, place, : rows[t]] for t in range(600)]).view(-1, 20)
-        assert (epochs.sort(1).values == torch.arange(20)).all()
-        assert len(epochs.unique(dim=0)) == len(epochs)
-    later, _ = OnDevice(20, 8, [5], "cpu", start=301).take(299)
-    assert torch.equal(later[:, 0], index[301:, 1]) and not torch.equal(index[:, 0], index[:, 1])
 
 
 # --- measuring

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nrc.data import LowRank
 from nrc.models import MLP
@@ -56,27 +58,51 @@ def test_batches_cover_every_epoch_once_and_resume_anywhere() -> None:
     assert torch.equal(next(resumed), first[4])
 
 
-def test_no_epoch_of_one_seed_is_one_of_another() -> None:
-    """Reacher's published run has 1,500,000 epochs: its seed 0 must not end with the orders that seed 1 begins with."""
-    late = [epoch_order(30, 0, 1_000_003 + epoch) for epoch in range(3)]
-    early = [epoch_order(30, 1, epoch) for epoch in range(3)]
-    assert not any(torch.equal(a, b) for a, b in zip(late, early, strict=True))
-    assert len({tuple(order.tolist()) for order in (*late, *early)}) == 6
-    assert all(order.dtype == torch.int64 and sorted(order.tolist()) == list(range(30)) for order in late)
-    assert torch.equal(late[1], epoch_order(30, 0, 1_000_004))
-    # what was drawn before stays
-    assert epoch_order(8, 0, 1_000_002).tolist() == [6, 7, 4, 5, 3, 2, 0, 1]
-    assert epoch_order(8, 3, 7).tolist() == [5, 3, 1, 6, 4, 7, 0, 2]
+@pytest.mark.parametrize(
+    ("seed", "epoch", "other", "other_epoch"),
+    [
+        (0, 1_000_003, 1, 0),  # Reacher's published run has 1,500,000 epochs
+        (94_489, 0, 0, 2_955),  # 32 bits of (seed + 1) * 1,000,003 + epoch are alike
+        (4_295, 0, 0, 45_589),
+        (2**32 - 1, 0, 0, 2**32 - 1),
+        (1, 2**32, 2, 0),
+        (3, 5, 5, 3),
+    ],
+)
+def test_no_epoch_of_one_seed_is_one_of_another(seed: int, epoch: int, other: int, other_epoch: int) -> None:
+    """Ten epochs on from each: 20 orders, all different."""
+    orders = [epoch_order(30, s, e + k) for s, e in ((seed, epoch), (other, other_epoch)) for k in range(10)]
+    assert len({tuple(order.tolist()) for order in orders}) == 20
+
+
+@given(*[st.integers(0, 2**32 - 1)] * 2, *[st.integers(0, 10**12)] * 2)
+def test_orders_belong_to_one_seed_and_epoch(seed: int, other: int, epoch: int, other_epoch: int) -> None:
+    order, second = epoch_order(30, seed, epoch), epoch_order(30, other, other_epoch)
+    assert order.dtype == torch.int64 and sorted(order.tolist()) == list(range(30))
+    assert torch.equal(order, second) == ((seed, epoch) == (other, other_epoch))
+    assert torch.equal(order, epoch_order(30, seed, epoch))
+
+
+def test_orders_are_uniform() -> None:
+    """Over seeds and epochs each of 4 rows stands at each place equally often: chi-square of a sum of permutation
+    matrices, (n - 1)^2 = 9 degrees of freedom."""
+    orders = torch.stack([epoch_order(4, seed, epoch) for seed in range(40) for epoch in range(40)])
+    counts = torch.stack([(orders == row).sum(0) for row in range(4)]).double()
+    assert (
+        3 / 4 * ((counts - 400) ** 2 / 400).sum() < 27.9
+    )  # exceeded by chance once in a thousand; the draw is fixed
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("bias", "decay_biases"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("activation", ["relu", "none"])
-def test_steps_by_hand_equal_autograd(momentum: float, bias: bool, activation: str) -> None:
+def test_steps_by_hand_equal_autograd(
+    momentum: float, bias: bool, decay_biases: bool, activation: str
+) -> None:
     """Parameters within 1e-6 after 200 steps of float32, partial batches included."""
     data = LowRank(t=2, r=2, d=5, n=200).load()
     x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
-    optim = Optim(lr=0.02, momentum=momentum, weight_decay=1e-2, batch_size=48)
+    optim = Optim(lr=0.02, momentum=momentum, weight_decay=1e-2, batch_size=48, decay_biases=decay_biases)
     clock = Clock.of(optim, Protocol(epochs=50), len(x))
     weights = []
     for kind in (HandStepper, AutogradStepper):
@@ -139,6 +165,34 @@ def test_buffers_change_no_bit(bias: bool, activation: str) -> None:
             train_steps(stepper, x, y, batch_order(len(x), 48, seed=0), clock, 0, 300)
         found.append((stepper.theta, stepper.velocity))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("kind", [HandStepper, AutogradStepper])
+@pytest.mark.parametrize("decay_biases", [True, False])
+def test_a_bias_without_gradient_shrinks_only_when_biases_are_decayed(kind: type, decay_biases: bool) -> None:
+    """A unit that no row switches on: its bias feels weight decay alone, and so do the weights it reads by."""
+    model = MLP(num_layers=2, width=4).build(3, 2, seed=0)
+    first = model.measured_layers()["fc1"]
+    with torch.no_grad():
+        first.bias[0] = -100.0
+    weight = first.weight[0].detach().clone()
+    stepper = kind(model, Optim(weight_decay=0.5, decay_biases=decay_biases))
+    for _ in range(10):
+        stepper.step(torch.randn(8, 3), torch.randn(8, 2), 0.1)
+    shrunk = (1 - 0.1 * 0.5) ** 10
+    assert first.bias[0].item() == pytest.approx(-100 * shrunk if decay_biases else -100.0, rel=1e-6)
+    assert torch.allclose(first.weight[0], weight * shrunk, rtol=1e-5)
+
+
+def test_without_decay_of_biases_batchnorm_decays_its_gain_alone() -> None:
+    model = MLP(num_layers=3, width=4, norm="batch").build(3, 2, seed=0)
+    with torch.no_grad():
+        model.stack.norm1.bias.fill_(2.0)
+        model.stack.fc3.weight.zero_()  # so that no gradient comes through
+    stepper = make_stepper(model, Optim(weight_decay=0.5, decay_biases=False))
+    stepper.step(torch.randn(8, 3), torch.randn(8, 2), 0.1)
+    assert (model.stack.norm1.bias == 2.0).all()
+    assert model.stack.norm1.weight.tolist() == pytest.approx([0.95] * 4)
 
 
 def test_networks_with_batchnorm_step_by_autograd() -> None:

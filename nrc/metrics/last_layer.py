@@ -15,8 +15,9 @@ from torch import Tensor
 
 from nrc.arrays import as_tensor
 from nrc.errors import UserError
+from nrc.metrics.fit import UNEVEN
 from nrc.metrics.layer import Layer, Undefined
-from nrc.metrics.linalg import outside, weight_matrix
+from nrc.metrics.linalg import outside, smallest_eigenvalue, weight_matrix, weight_spectrum
 from nrc.moments import Moments
 
 
@@ -58,7 +59,18 @@ def r2(layer: Layer) -> float:
 
 def _principal(layer: Layer) -> Tensor:
     layer.require_alive()
-    return layer.features.vectors[:, : layer.moments.n]
+    n = layer.moments.n
+    if layer.feature_rank < n:
+        raise Undefined(
+            f"the features have rank {layer.feature_rank} < n = {n}: the principal component of number n "
+            "is arbitrary"
+        )
+    if not layer.separates(n):
+        raise Undefined(
+            f"principal components {n} and {n + 1} have the same variance, to the resolution of the sums: which "
+            "of them counts among the first n is arbitrary"
+        )
+    return layer.features.vectors[:, :n]
 
 
 def nrc1(layer: Layer) -> float:
@@ -98,8 +110,13 @@ def nrc1_centred(layer: Layer) -> float:
 def _row_space(layer: Layer) -> Tensor:
     layer.require_alive()
     weight = layer.require_prediction()
-    if weight.rank < layer.moments.n:
-        raise Undefined(f"W has numerical rank {weight.rank} < n = {layer.moments.n}")
+    n = layer.moments.n
+    if weight.rank < n:  # perhaps only the units of the targets differ
+        deviation = layer.moments.sigma_y.diagonal().sqrt()
+        if (deviation > 0).all() and deviation.max() > UNEVEN * deviation.min():
+            weight = weight_spectrum(weight.matrix / deviation[:, None])
+    if weight.rank < n:
+        raise Undefined(f"W has numerical rank {weight.rank} < n = {n}")
     return weight.vectors
 
 
@@ -198,6 +215,13 @@ def gamma_star(weight: Any, sigma: Any) -> tuple[float, float]:
     return float(candidates[best] ** 2), float(distances[best])
 
 
+def _lowest(layer: Layer) -> float:
+    """lambda_min of the targets."""
+    values = layer.targets.values
+    clear = values[-1] > 1e-8 * values[0]
+    return float(values[-1]) if clear else smallest_eigenvalue(layer.moments.sigma_y)
+
+
 def _best_gamma(layer: Layer) -> tuple[float, float, float]:
     """gamma*, NRC3 there and lambda_min of the training targets."""
     if layer.moments.n == 1:
@@ -208,7 +232,7 @@ def _best_gamma(layer: Layer) -> tuple[float, float, float]:
     if source.target_rank == 0:
         raise Undefined("targets are constant: Sigma is zero")
     gamma, value = gamma_star(weight.matrix, source.moments.sigma_y)
-    return gamma, value, float(source.targets.values[-1]) if source.target_rank == layer.moments.n else 0.0
+    return gamma, value, _lowest(source) if source.target_rank == layer.moments.n else 0.0
 
 
 def nrc3_best(layer: Layer) -> float:

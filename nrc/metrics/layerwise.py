@@ -12,7 +12,14 @@ from torch import Tensor
 
 from nrc.metrics.last_layer import squared_error
 from nrc.metrics.layer import Layer, Undefined
-from nrc.metrics.linalg import fixed_normal, mean_cosine, numerical_rank, outside, random_subspace_cosine
+from nrc.metrics.linalg import (
+    RESOLUTION,
+    fixed_normal,
+    mean_cosine,
+    numerical_rank,
+    outside,
+    random_subspace_cosine,
+)
 
 RELEASED_RTOL = 1e-3  # of singular values, in the released code's least squares
 NULL_DRAWS = 20
@@ -85,7 +92,7 @@ def feature_weight_alignment(layer: Layer) -> float:
 def feature_weight_alignment_null(layer: Layer) -> float:
     """The same for a random k-dimensional subspace of R^d: what unrelated weights and features score.
     [0, 1]."""
-    return random_subspace_cosine(layer.moments.d, int(feature_weight_alignment_k(layer)))
+    return random_subspace_cosine(layer.columns, int(feature_weight_alignment_k(layer)))
 
 
 def _cross(layer: Layer) -> tuple[Tensor, Tensor]:
@@ -157,6 +164,8 @@ def cka(layer: Layer) -> float:
 def cka_first_columns(layer: Layer) -> float:
     """CKA of the first t columns of H alone, as the released code has it: not rotation invariant, never 1 in
     general. [0, 1]."""
+    if layer.width is not None:
+        raise Undefined("more columns than rows: the features are measured in the space of their rows")
     t = layer.moments.n
     return _cka(layer, layer.moments.sigma_h[:t, :t], layer.moments.sigma_hy[:t])
 
@@ -187,11 +196,20 @@ def cka_null(layer: Layer) -> float:
 def linear_mse(layer: Layer) -> float:
     """MSE of the best affine map H -> Y: Tr(Sigma_Y - Sigma_YH Sigma_H^+ Sigma_HY)/t. CPAL 2026.
 
-    [0, inf), unit of y^2. With `linear_map_from` the map is fitted there and judged on these moments. Equal
-    to the model's own MSE where a layer already holds the prediction.
+    [0, inf), unit of y^2; 0 is a perfect fit, good to 1e-15 of the targets' variance. Directions of the features
+    that are rounding are left out (`nrc.metrics.fit` says which are). With `linear_map_from` the map is fitted
+    there and judged on these moments. Equal to the model's own MSE where a layer already holds the prediction.
     """
     a, b = (layer.reference or layer).affine_map
-    return squared_error(layer.moments, a, b) / layer.moments.n
+    m = layer.moments
+    if layer.reference is None:
+        return layer.fit.error / m.n
+    error = squared_error(m, a, b)
+    # A Sigma A' loses what its large terms take from each other
+    largest = float((a.abs() @ m.sigma_h.diagonal().sqrt()).square().sum())
+    if RESOLUTION * largest > 0.01 * error + 1e-8 * float(m.sigma_y.diagonal().sum()):
+        raise Undefined("the best linear map has such large entries that float64 sums do not give its error")
+    return error / m.n
 
 
 def linear_mse_uncentred(layer: Layer) -> float:
@@ -210,7 +228,7 @@ def linear_mse_uncentred(layer: Layer) -> float:
 
 
 def feature_rank(layer: Layer) -> float:
-    """Numerical rank of the centred features (tolerance: `Layer.feature_tolerance`). 0..d."""
+    """Number of directions of the centred features that are more than rounding (see `nrc.metrics.fit`). 0..d."""
     return float(layer.feature_rank)
 
 

@@ -31,6 +31,8 @@ class Optim:
         penalty: what it is on. "all": the loss gains lambda/2 times the squared norm of ALL parameters.
             "ufm": lambda_H = lambda_W = lambda of the unconstrained feature model, on the features (input of
             the last layer) and the last weight alone: lambda/2 (|H_batch|^2 / B + |W|^2).
+        decay_biases: with penalty "all", whether biases are penalised, too, as in both papers; false: all
+            parameters but those named bias (of BatchNorm, its shift). "ufm" never penalises a bias.
         batch_size: samples per step; the last partial batch of an epoch is kept. A size above the number of
             train rows takes all of them at every step.
         loss_scale: factor on the mean squared error (over batch and outputs); 0.5 in the NeurIPS
@@ -45,6 +47,7 @@ class Optim:
     loss_scale: float = 0.5
     milestones: list[float] = field(default_factory=list)
     penalty: str = "all"
+    decay_biases: bool = True
 
     def __post_init__(self) -> None:
         _require(0 < self.lr < math.inf, f"optim.lr is {self.lr:g}; it must be positive and finite")

@@ -40,7 +40,7 @@ def fit_stack(
     """Run members that `stacks` put together to the end, continuing whatever their directories hold.
 
     Each directory is what `fit` makes, and either continues the other's runs. On a CPU the numbers are those of
-    separate runs, up to rounding; on a GPU the batches come in another order. A member that has diverged is
+    separate runs, up to rounding. A member that has diverged is
     no longer recorded, and the others go on. A member whose checkpoint is later than those of the others waits
     until they have come there. The recorded seconds are those of the whole stack.
 
@@ -95,7 +95,7 @@ def fit_stack(
             f"{clock.total_steps} steps, tau {clock.tau_at(clock.total_steps):g}"
         )
         seeds = [lane.settings.seed for lane in lanes]
-        order = StackedOrder(len(x), shared.optim.batch_size, seeds, device, first)
+        order = StackedOrder(len(x), shared.optim.batch_size, seeds, first)
         schedule = clock.measured_steps(shared.measure)
         spare = threads if device == "cpu" else len(os.sched_getaffinity(0)) // torch.cuda.device_count()
         helpers = ThreadPoolExecutor(max(1, spare), initializer=torch.set_flush_denormal, initargs=(True,))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nrc.training.loop import STRIDE, epoch_order
+from nrc.training.loop import epoch_order
 
 BLOCK = 256  # about so many steps are drawn at a time
 
@@ -11,19 +11,16 @@ BLOCK = 256  # about so many steps are drawn at a time
 class StackedOrder:
     """For each member the order in which it goes through its rows, from the step `start` on.
 
-    On a CPU it is that of `batch_order` with the member's seed, so a member sees the batches of its separate
-    run. On a GPU the device draws it, from the seed and the epoch alone: another order, the same after a resume
-    and in any company.
+    It is that of `batch_order` with the member's seed, so a member sees the batches of its separate run.
 
     Args:
         n: rows of the training set.
         batch_size: rows of a full batch; the last one of an epoch may have fewer.
         seeds: of the members.
-        device: where the indices are wanted.
     """
 
-    def __init__(self, n: int, batch_size: int, seeds: list[int], device: str, start: int = 0) -> None:
-        self.n, self.seeds, self.device = n, seeds, device
+    def __init__(self, n: int, batch_size: int, seeds: list[int], start: int = 0) -> None:
+        self.n, self.seeds = n, seeds
         self.batch = min(batch_size, n)
         self.per_epoch = -(-n // batch_size)
         self.rows = torch.full((self.per_epoch,), self.batch)
@@ -44,8 +41,7 @@ class StackedOrder:
 
     def _draw(self) -> Tensor:
         """The batches of a block of epochs, (epochs * per_epoch, K, B)."""
-        draw = self._on_device if self.device == "cuda" else self._as_alone
-        order = torch.stack([draw(seed) for seed in self.seeds], 1)  # (epochs, K, n)
+        order = torch.stack([self._as_alone(seed) for seed in self.seeds], 1)  # (epochs, K, n)
         self.block += 1
         padded = order.new_zeros(*order.shape[:2], self.per_epoch * self.batch)
         padded[..., : self.n] = order
@@ -54,7 +50,3 @@ class StackedOrder:
     def _as_alone(self, seed: int) -> Tensor:
         first = self.block * self.epochs
         return torch.stack([epoch_order(self.n, seed, epoch) for epoch in range(first, first + self.epochs)])
-
-    def _on_device(self, seed: int) -> Tensor:
-        generator = torch.Generator(self.device).manual_seed((seed + 1) * STRIDE + self.block)
-        return torch.rand(self.epochs, self.n, generator=generator, device=self.device).argsort(1)

@@ -63,6 +63,7 @@ class StackedStepper:
         settings = models[0].settings
         depth = settings.num_layers
         self.weights = pairs[::2] if settings.bias else pairs  # a layer's weight comes before its bias
+        self.decayed = pairs if optim.decay_biases else self.weights
         self.biases: list[tuple[Tensor, Tensor] | None] = [None] * depth
         if settings.bias:  # (K, 1, out): added to every row of a batch
             self.biases = [(value[:, None], grad[:, None]) for value, grad in pairs[1::2]]
@@ -121,7 +122,8 @@ class StackedStepper:
                 delta = torch.bmm(delta, weight)
                 if self.relu[k - 1]:  # delta * (inputs > 0) as one kernel
                     delta = torch.ops.aten.threshold_backward(delta, inputs[k], 0)
-        self.grad.addcmul_(self.theta, self.decay)
+        for value, grad in self.decayed:
+            grad.flatten(1).addcmul_(value.flatten(1), self.decay)
         if self.momentum:
             self.velocity.mul_(self.momentum).add_(self.grad)
         self.theta.addcmul_(self.velocity, lr, value=-1)

@@ -38,6 +38,11 @@ def make_stepper(model: nn.Module, optim: Optim) -> Stepper:
     return AutogradStepper(model, optim)
 
 
+def is_bias(name: str) -> bool:
+    """Whether the parameter of this name is spared by `optim.decay_biases=false`."""
+    return name.rpartition(".")[2] == "bias"
+
+
 class AutogradStepper:
     """torch.optim.SGD on loss_scale * mean of squared errors, for any network."""
 
@@ -45,8 +50,15 @@ class AutogradStepper:
 
     def __init__(self, model: nn.Module, optim: Optim) -> None:
         self.model, self.loss_scale = model, optim.loss_scale
+        decayed: list[nn.Parameter] = []
+        spared: list[nn.Parameter] = []
+        for name, parameter in model.named_parameters():
+            (decayed if optim.decay_biases or not is_bias(name) else spared).append(parameter)
         self.sgd = torch.optim.SGD(
-            model.parameters(), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
+            [{"params": decayed}, {"params": spared, "weight_decay": 0.0}],
+            lr=optim.lr,
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
         )
 
     def loss(self, residual: Tensor) -> Tensor:
@@ -119,6 +131,8 @@ class HandStepper:
         where = {id(p): (v, g) for p, v, g in zip(parameters, values, grads, strict=True)}
         self.weights = [where[id(layer.weight)] for layer in layers]
         self.biases = [where[id(layer.bias)] if layer.bias is not None else None for layer in layers]
+        # what weight decay is on, with its gradient
+        self.decayed = [(self.theta, self.grad)] if optim.decay_biases else self.weights
         # outputs of each layer and the gradients there, by batch size
         self.buffers: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
@@ -155,7 +169,8 @@ class HandStepper:
                 if self.relu[k - 1]:  # delta * (inputs > 0) as one kernel and without a mask
                     torch.ops.aten.threshold_backward.grad_input(delta, inputs[k], 0, grad_input=delta)
         if self.optim.weight_decay:
-            self.grad.add_(self.theta, alpha=self.optim.weight_decay)
+            for value, grad in self.decayed:
+                grad.add_(value, alpha=self.optim.weight_decay)
         if self.optim.momentum:
             self.velocity.mul_(self.optim.momentum).add_(self.grad)
         else:

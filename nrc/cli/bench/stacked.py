@@ -53,7 +53,7 @@ class Stack:
         assert all(isinstance(model, MLPNetwork) for model in models)
         rows = min(self.optim.batch_size, len(placed.x_train))
         self.stepper = StackedStepper(models, [s.optim for s in chosen], placed.x_train, placed.y_train, rows)  # type: ignore[arg-type]
-        self.order = StackedOrder(len(placed.x_train), rows, [s.seed for s in chosen], device)
+        self.order = StackedOrder(len(placed.x_train), rows, [s.seed for s in chosen])
         self.members, self.rows = members, rows
         weights = [weight[0].numel() for weight, _ in self.stepper.weights]
         self.flops = members * 2.0 * rows * (3 * sum(weights) - weights[0])  # of the products of a step
