@@ -16,7 +16,6 @@ from nrc.runs.read import Run
 from nrc.training import Measure, Optim, Protocol, RunSettings, fit
 
 SIGMA = np.diag([1.0, 4.0])
-HEADLINE = 0.01
 Layers = dict[str, list[float]]
 
 
@@ -58,7 +57,11 @@ def run_of(
         "data": {"name": data}, "optim": {"weight_decay": wd} | (optim or {}), "protocol": {"name": "quick"},
         "seed": seed, "model": {"num_layers": depth, "width": 8, "feature_activation": "relu"},
     }  # fmt: skip
-    info = {"identity": identity, "tau": tau, "data": data_facts(data, kind)}
+    info = {
+        "identity": identity,
+        "tau": tau,
+        "data": data_facts(data, kind) | {"target_rank": int(np.linalg.matrix_rank(sigma))},
+    }
     run = Run(Path("toy"), info | purpose("toy-quick", data, wd, "quick", seed), found)
     weight = np.eye(2, 8) if weight is None else weight
     shots = {"sigma": sigma, "weight_end": weight, "features_end": np.zeros((4, 8))}
@@ -97,11 +100,11 @@ def train(
     name: str = "",
     kind: str = "",
     settings: RunSettings | None = None,
-    headline: float = HEADLINE,
 ) -> None:
-    """A run of a second's hundredth, with everything a real one writes; its data may pass for others."""
+    """A run of a second's hundredth, with everything a real one writes; its data may pass for others; any positive
+    weight decay is the headline's."""
     place = home(outputs, experiment, wd, seed)
-    chosen = replace(settings or toy(wd, seed, frames), experiment=experiment, headline=headline)
+    chosen = replace(settings or toy(wd, seed, frames), experiment=experiment, headline=wd or None)
     assert fit(chosen, place, say=lambda line: None) == "finished"
     info = json.loads((place / "run.json").read_text())
     info["identity"]["data"]["name"] = name or info["identity"]["data"]["name"]

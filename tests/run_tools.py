@@ -6,8 +6,8 @@ from typing import Any
 from nrc.runs.directory import RunDirectory, read_info
 
 
-def sealed(path: Path, **facts: Any) -> None:
-    """Record the results that lie in `path` as those that the run ended with, and other facts of it."""
+def record(path: Path, **facts: Any) -> None:
+    """Record other facts of a run that has ended."""
     run = RunDirectory(path, read_info(path))
     run.end(run.info["status"], run.info["reason"], **facts)
 
@@ -31,5 +31,5 @@ def data_facts(data: str, kind: str, n: int = 2, size: tuple[int, int] | None = 
     name, _, ending = data.partition("-")
     return {
         "name": name, "variant": {"file": ending} if ending else {}, "kind": kind, "sha256": "0" * 64, "describe": "",
-        "train": 1000, "test": 200, "inputs": 5, "targets": n, "image_size": list(size) if size else None,
+        "train": 1000, "test": 200, "inputs": 5, "targets": n, "target_rank": n, "image_size": list(size) if size else None,
     }  # fmt: skip

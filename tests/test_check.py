@@ -10,7 +10,6 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
-from run_tools import sealed
 
 from nrc.check import EXPECTED, KINDS, Expectation, Verdict, check, quantity, read_expectations, table
 from nrc.data import LowRank
@@ -135,9 +134,6 @@ def test_red_when_a_number_is_edited(perfect: Path) -> None:
     edited = re.sub(r"(,1,1.0,train,fc9,nrc1),.*", r"\1,0.5", text)
     assert edited != text
     file.write_text(edited)
-    with pytest.raises(UserError, match=r"seed=1/metrics\.csv has changed since the run ended"):
-        committed(perfect)
-    sealed(file.parent)
     failed = [v for v in committed(perfect) if not v.holds]
     assert {(v.expectation.experiment, v.expectation.data, v.expectation.quantity) for v in failed} == {
         ("prevalence_linear", "reacher", "nrc1")

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from run_tools import sealed
 from test_figures import write_run
 
 from nrc.cli import config
@@ -157,7 +156,6 @@ def test_a_lost_direction_is_said(tmp_path: Path) -> None:
             arrays = dict(np.load(place / "snapshots.npz"))
             arrays["weight_end"] = np.outer([1.0, 0.01], np.ones(8)) + np.outer([0.0, 0.09], np.eye(8)[0])
             np.savez(place / "snapshots.npz", **arrays)
-            sealed(place)
     draw_all(tmp_path, "quick", say=lambda line: None)
     captions = json.loads((tmp_path / "figures/captions.json").read_text())
     for name in ("prevalence_images", "sweep_images", "gamma_images", "deep_carla_2d"):

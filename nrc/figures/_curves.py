@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from nrc.criteria import FLOOR, geometric_mean
 from nrc.figures._style import power
 from nrc.runs.read import Run
 
-FLOOR = 1e-17  # an exact zero on a log axis is drawn here
 LOG_MEAN = ("mse", "nrc", "noise", "linear_mse")  # quantities whose mean over seeds is geometric
 
 
@@ -81,7 +81,7 @@ def mean_over_seeds(
     """Mean over the seeds in which the metric is defined: geometric for errors and NRCs, else arithmetic."""
     table = pd.concat([run.series(metric, split, layer) for run in runs], axis=1)
     if metric.startswith(LOG_MEAN):
-        return np.exp(np.log(table.clip(lower=FLOOR)).mean(axis=1))
+        return pd.Series(geometric_mean(table.to_numpy(), axis=1, skip_undefined=True), table.index)
     return table.mean(axis=1)
 
 

@@ -1,6 +1,5 @@
 """The panels of the layer-wise figures: one function per panel, all drawing against the layer number."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from nrc.figures._curves import FLOOR, LOG_MEAN, Sheet, log_axis
+from nrc.criteria import FLOOR, geometric_mean
+from nrc.figures._curves import LOG_MEAN, Sheet, log_axis
 from nrc.figures._reference import curve, same_layers, same_units
 from nrc.figures._style import C0, C1, CONTROL, PUBLISHED
 from nrc.runs.read import Run
@@ -49,7 +49,7 @@ class Panels:
             thin = style | {"lw": 0.5, "alpha": 0.5, "marker": ""}
             self.sheet.line(axes, self.x, values, {**labels, "seed": run.seed}, **thin)
         logs = metric.startswith(LOG_MEAN)
-        mean = np.exp(np.log(np.maximum(table, FLOOR)).mean(0)) if logs else table.mean(0)
+        mean = geometric_mean(table) if logs else table.mean(0)
         self.sheet.line(axes, self.x, mean, {**labels, "seed": "mean"}, **style)
 
     def pair(self, axes: Axes, metric: str, null: str | None = None, reference: str | None = None) -> None:
@@ -98,7 +98,7 @@ def _linear(panels: Panels, axes: Axes) -> None:
     axes.set_yscale("log")
     panels.pair(axes, "linear_mse", reference=None if same_units(panels.main[0], "deep") else "none")
     panels.line(axes, panels.main, "linear_mse", "held-out", split="test", **HELD_OUT)
-    mse = float(np.exp(np.mean([math.log(max(run.last("mse"), FLOOR)) for run in panels.main])))
+    mse = float(geometric_mean([run.last("mse") for run in panels.main]))
     panels.level(axes, mse, "model mse")
     log_axis(axes)
 

@@ -7,14 +7,13 @@ from statistics import median_low
 import numpy as np
 import pandas as pd
 
+from nrc.criteria import COLLAPSED, ENOUGH_BUDGET, FALL, SIGNAL, not_yet
 from nrc.figures._curves import mean_over_seeds
 from nrc.figures._style import number, pretty
 from nrc.figures.prevalence import LAYERS, ends
 from nrc.metrics import ALIVE
-from nrc.runs.read import BUDGET_DONE, SIGNAL, Run, falling
+from nrc.runs.read import Run, collapsed, falling
 
-NOT_YET = 10.0  # below this decay budget nothing has had time to decay; up to BUDGET_DONE it may not have had enough
-COLLAPSED = 1e-3  # NRC1
 Groups = dict[float, list[Run]]  # weight decay -> runs, largest first
 Grids = dict[str, Groups]  # feature layer -> its grid
 
@@ -63,7 +62,7 @@ def over_no_decay(groups: Groups, group: list[Run]) -> pd.Series:
 
 def ripe(groups: Groups) -> Groups:
     """The weight decays that were run long enough to tell 'never' from 'not yet'."""
-    return {v: group for v, group in groups.items() if min(run.budget for run in group) >= BUDGET_DONE}
+    return {v: group for v, group in groups.items() if not not_yet(min(run.budget for run in group))}
 
 
 def alive(group: list[Run]) -> int:
@@ -89,8 +88,8 @@ def caption(data: str, grids: Grids) -> str:
     """What the diagram of one data set shows, from its runs."""
     said = [
         f"{pretty(data)} over weight decay and decay budget lambda*tau; without weight decay (left) the budget is 0 at "
-        f"all times and the end is drawn. Hatched, below a budget of {NOT_YET:g}: not yet; lightly hatched, up to "
-        f"{BUDGET_DONE:g}: undecided; from there on what decays as exp(-lambda*tau) is gone, and what stays bright is not "
+        f"all times and the end is drawn. Hatched, below a budget of {ENOUGH_BUDGET:g}: not yet; "
+        "from there on what decays as exp(-lambda*tau) is gone, and what stays bright is not "
         "waiting for time unless it is named as still falling. A cell is the mean over the seeds that have a value, and "
         "vanished where most have none; directions are counted in the median seed"
     ]
@@ -117,23 +116,23 @@ def caption(data: str, grids: Grids) -> str:
 def _collapse(groups: Groups) -> list[str]:
     grown, full = {v: g for v, g in ripe(groups).items() if v > 0}, len(borders(groups))
     whole = [v for v, group in grown.items() if alive(group) == full]
-    down = [v for v in whole if ends(grown[v], "nrc1") < COLLAPSED]
+    down = [v for v in whole if collapsed(grown[v], "nrc1")]
     words = []
     if down:
-        words = [f"NRC1 below {COLLAPSED:g} with all {full} directions alive at lambda {_span(down)}"]
+        words = [
+            f"NRC1 below {COLLAPSED:g} and {FALL:g} times below its start with all {full} directions alive at lambda {_span(down)}"
+        ]
     elif whole:
         best = min(whole, key=lambda v: ends(grown[v], "nrc1"))
         words = [
-            f"NRC1 never below {COLLAPSED:g} with all {full} directions alive, least at lambda {best:g}: "
+            f"NRC1 never below {COLLAPSED:g} and {FALL:g} times below its start with all {full} directions alive, least at lambda {best:g}: "
             f"{number(ends(grown[best], 'nrc1'))}, features centred first {number(ends(grown[best], 'nrc1_centred'))}"
         ]
     late = [v for v in whole if v not in down and falling(grown[v], "nrc1")]
     words += [f"still falling at lambda {_span(late)}"] if late else []
     budgets = {v: min(run.budget for run in group) for v, group in groups.items() if v > 0}
-    early = [v for v, budget in budgets.items() if budget < NOT_YET]
-    between = [v for v, budget in budgets.items() if NOT_YET <= budget < BUDGET_DONE]
-    words += [f"not yet at {_span(early)}"] if early else []
-    return words + ([f"undecided at {_span(between)}"] if between else [])
+    early = [v for v, budget in budgets.items() if not_yet(budget)]
+    return words + ([f"not yet at {_span(early)}"] if early else [])
 
 
 def _deaths(groups: Groups) -> list[str]:
@@ -159,9 +158,9 @@ def _errors(groups: Groups) -> str:
         f"test MSE at the end over that without weight decay at the same tau: {number(ratio[best])} at best "
         f"(lambda {best:g})"
     )
-    collapsed = [v for v in grown if ends(grown[v], "nrc1") < COLLAPSED]
-    if collapsed:
-        words += f", {number(min(ratio[v] for v in collapsed))} at best where NRC1 is below {COLLAPSED:g}"
+    down = [v for v in grown if v > 0 and collapsed(grown[v], "nrc1")]
+    if down:
+        words += f", {number(min(ratio[v] for v in down))} at best where NRC1 has collapsed"
     return words + (f", below 1 at {_span(helps)}" if helps else ", nowhere below 1")
 
 

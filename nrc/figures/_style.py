@@ -14,9 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from nrc.criteria import SIGNAL
 from nrc.metrics import ALIVE
 from nrc.runs.directory import atomic
-from nrc.runs.read import SIGNAL, Run
+from nrc.runs.read import Run
 
 STYLE = Path(__file__).with_name("nrc.mplstyle")
 GREY, CONTROL, PUBLISHED = "0.35", "0.72", "0.45"

@@ -18,9 +18,9 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from nrc.figures._curves import FLOOR, Sheet
+from nrc.criteria import ENOUGH_BUDGET, FLOOR
+from nrc.figures._curves import Sheet
 from nrc.figures._phase import (
-    NOT_YET,
     Border,
     Grids,
     Groups,
@@ -32,7 +32,7 @@ from nrc.figures._phase import (
 )
 from nrc.figures._style import Drawing, footer, legend_below, new_figure, panels_width, power, pretty
 from nrc.figures.prevalence import LAYERS
-from nrc.runs.read import BUDGET_DONE, Run, Runs, lambda_groups
+from nrc.runs.read import Run, Runs, lambda_groups
 
 GRID = {"relu": "phase", "linear": "phase_linear"}
 LOWEST, HIGHEST = 0.5, 200.0  # budgets drawn
@@ -187,11 +187,17 @@ def _overlay(panel: Axes, found: list[Border], start: float) -> None:
     """What is not ripe hatched, the estimated thresholds dashed, the measured ones as triangles."""
     panel.grid(False)
     panel.set_facecolor(UNSEEN)
-    for low, high, hatch in ((LOWEST, NOT_YET, "////"), (NOT_YET, BUDGET_DONE, "//")):
-        panel.fill_between(
-            [start, 1e9], low, high, facecolor="none", edgecolor="white", hatch=hatch, lw=0, alpha=0.6
-        )
-        panel.plot([start, 1e9], [high, high], color="white", lw=1.0)
+    panel.fill_between(
+        [start, 1e9],
+        LOWEST,
+        ENOUGH_BUDGET,
+        facecolor="none",
+        edgecolor="white",
+        hatch="////",
+        lw=0,
+        alpha=0.6,
+    )
+    panel.plot([start, 1e9], [ENOUGH_BUDGET, ENOUGH_BUDGET], color="white", lw=1.0)
     outline = [Stroke(linewidth=2.2, foreground="white"), Normal()]
     for border in found:
         if math.isfinite(border.estimate):
@@ -225,10 +231,11 @@ def _key() -> list[Any]:
         ),
         Line2D([], [], color="black", marker="v", ms=4, ls="", label="direction dies: measured"),
         Patch(
-            facecolor="0.5", edgecolor="white", hatch="////", lw=0, label=f"budget below {NOT_YET:g}: not yet"
-        ),
-        Patch(
-            facecolor="0.5", edgecolor="white", hatch="//", lw=0, label=f"below {BUDGET_DONE:g}: undecided"
+            facecolor="0.5",
+            edgecolor="white",
+            hatch="////",
+            lw=0,
+            label=f"budget below {ENOUGH_BUDGET:g}: not yet",
         ),
         Patch(facecolor=VANISHED, label="features vanished"),
         Patch(facecolor=UNSEEN, label="not run so long"),

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from nrc.criteria import geometric_mean
 from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._reference import curve, on_which_data, same_units
 from nrc.figures._style import (
@@ -155,8 +156,7 @@ def _key(kind: str, reference: bool) -> list[Line2D]:
 
 def ends(runs: list[Run], metric: str, split: str = "train") -> float:
     """Geometric mean of the last values over the seeds (NaN if undefined in any)."""
-    values = [max(run.last(metric, split), 1e-300) for run in runs]
-    return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
+    return float(geometric_mean([run.last(metric, split) for run in runs]))
 
 
 def _caption(columns: dict[str, list[Run]], controls: dict[str, list[Run]], kind: str) -> str:

@@ -1,6 +1,7 @@
 """Where the targets' mean lies decides whether ReLU features collapse: the control for the prevalence figure."""
 
-from nrc.figures._curves import FLOOR, Sheet, log_axis
+from nrc.criteria import FLOOR
+from nrc.figures._curves import Sheet, log_axis
 from nrc.figures._style import (
     C0,
     C1,

@@ -2,10 +2,10 @@
 
 import math
 
-import numpy as np
 from matplotlib.lines import Line2D
 
-from nrc.figures._curves import FLOOR, Sheet, TauAxis, draw_runs, log_axis
+from nrc.criteria import geometric_mean
+from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
 from nrc.figures._style import (
     C0,
     C1,
@@ -90,11 +90,8 @@ def draw(runs: Runs) -> list[Drawing]:
 
 def _decades(metric: str, both: dict[str, list[Run]], protocol: str) -> float:
     """log10 of this protocol's value at the end over that of `paper`."""
-    logs = {
-        p: float(np.mean([math.log10(max(run.last(metric), FLOOR)) for run in both[p]]))
-        for p in (protocol, "paper")
-    }
-    return logs[protocol] - logs["paper"]
+    ends = {p: geometric_mean([run.last(metric) for run in both[p]]) for p in (protocol, "paper")}
+    return math.log10(ends[protocol] / ends["paper"])
 
 
 def _gap(metric: str, both: dict[str, list[Run]], protocol: str) -> str:

@@ -12,8 +12,7 @@
 A run is identified by what determines its numbers. Opening the same directory again finds the run
 finished (skipped), half done (resumed) or different (refused). A directory holds no path of its own, so it
 may be moved and copied. `run.json` says running (or, if no process holds the lock, killed while running),
-finished, diverged, interrupted (by a signal) or failed; it does not exist before the first step. Of a run that
-has ended it holds size and sha256 of the results, which are held against them whenever it is read.
+finished, diverged, interrupted (by a signal) or failed; it does not exist before the first step.
 """
 
 import contextlib
@@ -32,11 +31,10 @@ import yaml
 
 from nrc.errors import UserError
 from nrc.runs import checkpoint
-from nrc.runs.files import atomic, lock, sha256, size, writing
+from nrc.runs.files import atomic, lock, size, writing
 
 COLUMNS = ["epoch", "step", "tau", "split", "layer", "metric", "value"]
 FINAL = ("finished", "diverged")
-RESULTS = ("metrics.csv", "snapshots.npz")
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -80,7 +78,7 @@ class RunDirectory:
         """Open or create the directory of the run with this identity.
 
         Raises:
-            UserError: the directory holds a run with another identity, or an ended one whose results have changed.
+            UserError: the directory holds a run with another identity.
         """
         path = Path(path)
         identity = json.loads(json.dumps(identity))  # as it will be read back
@@ -91,7 +89,6 @@ class RunDirectory:
         if not (path / "run.json").exists():
             return cls(path, {"status": "new", "identity": identity})
         info = read_info(path)
-        _check_results(path, info)
         found = checkpoint.differences(info["identity"], identity)
         if found:
             raise UserError(
@@ -152,9 +149,6 @@ class RunDirectory:
     def end(self, status: str, reason: str, **facts: Any) -> None:
         """Record how the run ended: finished, diverged, interrupted or failed, and why."""
         self.info |= {"status": status, "reason": reason, **facts}
-        if status in FINAL:
-            there = [name for name in RESULTS if (self.path / name).exists()]
-            self.info["results"] = {name: _seal(self.path / name) for name in there}
         write_json(self.path / "run.json", self.info)
         if status == "finished":
             (self.path / checkpoint.PREVIOUS).unlink(missing_ok=True)
@@ -220,32 +214,17 @@ def read_info(path: Path) -> dict[str, Any]:
     return info
 
 
-def _seal(file: Path) -> dict[str, Any]:
-    return {"size": size(file), "sha256": sha256(file)}
-
-
-def _check_results(path: Path, info: dict[str, Any]) -> None:
-    for name, seal in info.get("results", {}).items():
-        file = path / name
-        if size(file) != seal["size"] or sha256(file) != seal["sha256"]:
-            raise UserError(
-                f"{file} has changed since the run ended ({size(file)} bytes, {seal['size']} then); delete {path} and "
-                "run the same command again"
-            )
-
-
 def read_run(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The record and the metric rows of one finished run.
+    """The record and the metric rows of one run.
 
     Raises:
-        UserError: the record is damaged, or the results have changed since the run ended.
+        UserError: the record or the rows are damaged.
     """
+    file = Path(path) / "metrics.csv"
     info = read_info(path)
-    _check_results(Path(path), info)
-    return info, pd.read_csv(Path(path) / "metrics.csv")
-
-
-def find_runs(root: Path) -> list[Path]:
-    """Directories below `root` that hold a finished run, in a stable order."""
-    files = sorted(Path(root).glob("**/run.json"))
-    return [file.parent for file in files if read_info(file.parent)["status"] == "finished"]
+    try:
+        return info, pd.read_csv(file)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}: {error}); delete {path} and run the same command again"
+        ) from None

@@ -1,4 +1,4 @@
-"""Run directories as the figures see them: measured curves, settings and snapshots, nothing else."""
+"""Finished runs as figures, report and checks read them: facts, measured curves and snapshots, nothing else."""
 
 import math
 import shlex
@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from nrc.metrics import ALIVE
+from nrc import criteria
 from nrc.places import PROTOCOLS
-from nrc.runs.directory import read_info, read_run
+from nrc.runs.directory import COLUMNS, read_info, read_run
 
 DATA_ORDER = (
     "reacher",
@@ -24,10 +24,8 @@ DATA_ORDER = (
     "carla_1d",
     "utkface",
 )  # as in the papers; others follow in alphabetical order
-SIGNAL = 1e-3  # train R^2
-# decay budget lambda*tau from which on what the loss does not hold is gone; before: not yet
-BUDGET_DONE = 20.0
-STILL = 0.95  # of the value at half of the run's tau: what ends lower still falls
+
+FACTS = ("experiment", "role", "protocol", "data", "dataset", "kind", "weight_decay", "seed", "run")
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +140,11 @@ class Run:
         found = self.series(metric, split, layer)
         return float(found.iloc[-1]) if len(found) else math.nan
 
+    def first(self, metric: str, split: str = "train", layer: str | None = None) -> float:
+        """The value before training (the first one measured), NaN if undefined."""
+        found = self.series(metric, split, layer)
+        return float(found.iloc[0]) if len(found) else math.nan
+
     def why(self, metric: str) -> str:
         """Why a metric of the last layer is undefined, in two or three words; empty if it never was."""
         reason = self.info.get("undefined", {}).get(f"{self.layers[-1]}/{metric}", "")
@@ -156,17 +159,16 @@ class Run:
 
     @property
     def target_rank(self) -> int:
-        """Directions in which the targets vary; 0 when that was not saved."""
-        values = np.linalg.eigvalsh(self.snapshots["sigma"]) if "sigma" in self.snapshots else np.zeros(1)
-        return int((values > 1e-10 * values[-1]).sum())
+        """Number of directions in which the train targets vary: the numerical rank of Sigma."""
+        return int(self.info["data"]["target_rank"])
 
     @property
     def alive(self) -> int:
-        """Target directions that W still reads at the end, by its singular values against the largest."""
-        if self.vanished or self.last("r2") < SIGNAL or "weight_end" not in self.snapshots:
+        """Target directions that the network still reads at the end."""
+        if self.vanished or "weight_end" not in self.snapshots:
             return 0
-        values = np.linalg.svd(self.snapshots["weight_end"].astype(float), compute_uv=False)
-        return int((values > ALIVE * values[0]).sum())
+        weight = self.snapshots["weight_end"].astype(float)
+        return criteria.directions_alive(np.linalg.svd(weight, compute_uv=False), self.last("r2"))
 
     @property
     def lost_direction(self) -> bool:
@@ -287,11 +289,41 @@ def lambda_groups(runs: Sequence[Run]) -> dict[float, list[Run]]:
 
 
 def falling(runs: Sequence[Run], metric: str) -> bool:
-    """Whether a metric is on its way down at the end of all: behind a ReLU it may fall slower than exp(-lambda * tau)."""
+    """Whether a metric still falls at the end of every run; see `nrc.criteria.still_falling`."""
+    return all(criteria.still_falling(run, metric) for run in runs)
 
-    def falls(run: Run) -> bool:
-        found = run.series(metric)
-        half = found[(found.index > 0) & (found.index <= run.tau / 2)]
-        return len(half) > 0 and float(found.iloc[-1]) < STILL * float(half.iloc[-1])
 
-    return all(map(falls, runs))
+def collapsed(runs: Sequence[Run], *metrics: str) -> bool:
+    """Whether these metrics have collapsed in every run with all target directions alive; see `nrc.criteria.collapsed`."""
+    if any(run.lost_direction for run in runs):
+        return False
+    ends = {metric: [run.last(metric) for run in runs] for metric in metrics}
+    return all(criteria.collapsed([run.first(m) for run in runs], ends[m]) for m in metrics)
+
+
+def frame(outputs: Path, protocol: str | None = None, experiment: str | None = None) -> pd.DataFrame:
+    """All measurements of the finished runs below `outputs` as one tidy table.
+
+    Args:
+        outputs: the folder of experiments; it is searched at every depth.
+        protocol: of this protocol alone; None: of all.
+        experiment: of this experiment alone; None: of all, runs that belong to none included.
+
+    Returns:
+        One row for each measurement: the run's `experiment`, `role`, `protocol`, `data` (with its variant), `dataset`,
+        `kind`, `weight_decay`, `seed` and `run` (its directory), then the columns of metrics.csv.
+
+    Example:
+        rows = frame(Path("outputs"), "quick", "prevalence")
+        rows[(rows.metric == "nrc1") & (rows.split == "train")].groupby(["data", "weight_decay"]).value.last()
+    """
+    parts = []
+    for file in sorted(Path(outputs).rglob("run.json")):
+        info = read_info(file.parent)
+        other = (protocol not in (None, info["protocol"])) or (experiment not in (None, info["experiment"]))
+        if info["status"] != "finished" or other:
+            continue
+        run = Run(file.parent, *read_run(file.parent))
+        facts = {name: getattr(run, name) for name in FACTS[:-1]} | {"run": str(run.path)}
+        parts.append(run.table.assign(**facts)[[*FACTS, *COLUMNS]])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*FACTS, *COLUMNS])

@@ -37,6 +37,7 @@ def facts_of(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
         "sha256": data.sha256,
         "describe": data.describe(),
         **data.sizes,
+        "target_rank": data.target_rank,
         "image_size": list(data.x_train.shape[1:3]) if data.is_image else None,
     }
     if data.provenance.get("left_out"):
