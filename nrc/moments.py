@@ -79,6 +79,7 @@ class Moments:
 
     Args:
         centre: the mean feature if it is known beforehand, else None.
+        directions: False leaves the sums of u out, which NRC1 and NRC2 are made of: `unit` is then None.
 
     Raises:
         UserError: shapes that do not fit each other or the earlier batches.
@@ -92,7 +93,8 @@ class Moments:
         (True, True)
     """
 
-    def __init__(self, centre: Any = None) -> None:
+    def __init__(self, centre: Any = None, *, directions: bool = True) -> None:
+        self._directions = directions
         self._joint: Scatter | None = None  # of (h, y) side by side: one product gives H'H, H'Y and Y'Y
         self._unit: Scatter | None = None
         self._zero_rows: Tensor | int = 0
@@ -108,7 +110,7 @@ class Moments:
     def of_sums(
         cls,
         joint: Scatter,
-        unit: Scatter,
+        unit: Scatter | None,
         zero_rows: int,
         n: int,
         precisions: tuple[float, float],
@@ -119,7 +121,7 @@ class Moments:
 
         Args:
             joint: of (h, y) side by side, (d + n,).
-            unit: of the normalised features, with the number of zero rows among them.
+            unit: of the normalised features, with the number of zero rows among them; None: not summed.
             n: targets.
             precisions: relative rounding of features and targets as they came.
             centred, centre: of the centred directions, and the mean feature they were centred by.
@@ -140,9 +142,10 @@ class Moments:
         for start in range(0, len(h), step):
             rows = double(h[start : start + step])
             self._joint = _plus(self._joint, _scatter_of_pair(rows, double(y[start : start + step])))
-            unit, zero = unit_rows(rows)
-            self._unit = _plus(self._unit, Scatter.of(unit))
-            self._zero_rows = self._zero_rows + zero
+            if self._directions:
+                unit, zero = unit_rows(rows)
+                self._unit = _plus(self._unit, Scatter.of(unit))
+                self._zero_rows = self._zero_rows + zero
             if self.centre is not None:
                 self._add_centred_rows(rows)
         return self
@@ -181,7 +184,8 @@ class Moments:
         merged.feature_eps = max(self.feature_eps, other.feature_eps)
         merged.target_eps = max(self.target_eps, other.target_eps)
         merged._joint = _plus(self._joint, other._joint)
-        merged._unit = _plus(self._unit, other._unit)
+        if self._unit is not None and other._unit is not None:
+            merged._unit = self._unit + other._unit
         merged._zero_rows = self._zero_rows + other._zero_rows
         if self.centre is None or other.centre is None or not torch.equal(self.centre, other.centre):
             merged.centred_missing = "the merged moments were centred about different points, or not at all"
@@ -252,10 +256,9 @@ class Moments:
         return self._sums.covariance[self.d :, self.d :]
 
     @property
-    def unit(self) -> Scatter:
-        """Mean and scatter of the normalised features u = h/|h|."""
+    def unit(self) -> Scatter | None:
+        """Mean and scatter of the normalised features u = h/|h|; None where they were left out."""
         self._sums  # noqa: B018  raises when empty
-        assert self._unit is not None
         return self._unit
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nrc.features.collect import collect
 from nrc.features.prediction import Prediction
 from nrc.models import MLP, MLPNetwork
 from nrc.training import Clock, Measure, Optim, Protocol
@@ -82,7 +81,7 @@ def test_measuring_stays_on_the_device(bias: bool, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Prediction, "maker", property(lambda self: next(reversed(self._same))))
     clock = Clock.of(OPTIM, Protocol(epochs=1), 160)
     measurer = Measurer(network(bias), data(), Measure(outputs=True), clock, seed=0)
-    moments = collect(measurer.model, measurer.train, measurer.layers)
+    moments = measurer.collect().train
     assert {m.sigma_hy.device.type for m in moments.values()} == {"cuda"}
     assert measurer._prediction_moment().device.type == "cpu"
     assert {value.device.type for value in measurer._snapshot("start").values()} == {"cpu"}

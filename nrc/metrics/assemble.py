@@ -28,6 +28,7 @@ LAST_LAYER: dict[str, Callable[[Layer], float]] = {
     "nrc1_raw": last_layer.nrc1_raw,
     "nrc2_raw": last_layer.nrc2_raw,
     "nrc1_centred": last_layer.nrc1_centred,
+    "offset": last_layer.offset,
     **{f"evr_{k}": partial(last_layer.evr, k=k) for k in range(1, 6)},
 }
 LAYERWISE: dict[str, Callable[[Layer], float]] = {
@@ -61,7 +62,8 @@ LAYERWISE: dict[str, Callable[[Layer], float]] = {
 METRICS = LAST_LAYER | LAYERWISE
 OVERFLOW = "the value overflows float64; give features, targets or weight in other units"
 MANY_COLUMNS = 2048  # with more columns than this, and than rows, the rows' own space is measured
-MOST_COLUMNS = 16384  # sums of so many take 4 GB, and an eigenproblem of hours
+MOST_COLUMNS = 8192  # more would take an eigenproblem of many minutes
+MOST_NUMBERS = 200_000_000  # of features of many columns and fewer rows: 1.6 GB as float64
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,11 @@ def _in_space_of_rows(
 
     No metric but `cka_first_columns` depends on the coordinates, and there are N + out of them instead of d.
     """
+    if h.numel() > MOST_NUMBERS:
+        raise UserError(
+            f"features have shape {tuple(h.shape)}, more than {MOST_NUMBERS:,} numbers in more than {MANY_COLUMNS} "
+            "columns; give fewer rows, or fewer columns"
+        )
     rows = double(h).cpu()
     spanning = (
         rows
@@ -207,7 +214,7 @@ def measure(
         metric name -> value; NaN where a metric is undefined (`nrc.metrics.measure_with_reasons` says why).
 
     Raises:
-        UserError: shapes that do not fit, a rank out of range, NaN or infinity in the data, more than 16384
+        UserError: shapes that do not fit, a rank out of range, NaN or infinity in the data, more than 8192
             columns with as many rows.
 
     Example:

@@ -73,6 +73,13 @@ def _principal(layer: Layer) -> Tensor:
     return layer.features.vectors[:, :n]
 
 
+def _outside_directions(layer: Layer, basis: Tensor) -> float:
+    unit = layer.moments.unit
+    if unit is None:
+        raise Undefined("the directions h/|h| were not summed")
+    return outside(unit.covariance, unit.mean, basis)
+
+
 def nrc1(layer: Layer) -> float:
     """NRC1 = mean_i |h~_i - P h~_i|^2, P on the top n principal components of the raw, centred H.
 
@@ -86,7 +93,7 @@ def nrc1(layer: Layer) -> float:
         0.0
     """
     basis = _principal(layer)
-    return outside(layer.moments.unit.covariance, layer.moments.unit.mean, basis)
+    return _outside_directions(layer, basis)
 
 
 def nrc1_raw(layer: Layer) -> float:
@@ -126,12 +133,70 @@ def nrc2(layer: Layer) -> float:
     NeurIPS 2024, definition of NRC2. [0, 1]: 0 when all features lie in the row space, 1 when all are
     orthogonal. Undefined where W has a rank below n.
     """
-    return outside(layer.moments.unit.covariance, layer.moments.unit.mean, _row_space(layer))
+    return _outside_directions(layer, _row_space(layer))
 
 
 def nrc2_raw(layer: Layer) -> float:
     """mean_i |h_i - P_W h_i|^2: NRC2 of features that are not normalised. [0, inf), unit of h^2."""
     return outside(layer.moments.sigma_h, layer.moments.mean_h, _row_space(layer))
+
+
+SUMS_FLOOR = 1e-16  # what rounding of the float64 sums adds
+
+
+def _floor(layer: Layer, basis: Tensor, eps: float, terms: int) -> float:
+    unit = layer.moments.unit
+    assert unit is not None  # the basis is of a layer whose directions were summed
+    second = unit.covariance.diagonal() + unit.mean.square()
+    outside_basis = (1 - basis.square().sum(1)).clamp_min(0.0)
+    return eps**2 * terms / 52 * float((outside_basis * second).sum()) + SUMS_FLOOR
+
+
+def nrc1_floor(layer: Layer, eps: float, terms: int) -> float:
+    """The NRC1 that rounding in the forward pass makes of perfectly collapsed features: an upper estimate.
+
+    Each entry h_j is a sum of K products. Rounding the i-th partial sum s_i to nearest adds an error that is
+    uniform in +- ulp(s_i)/2, of variance ulp^2/12 = eps^2 s_i^2/26 on average over the mantissas. Partial sums grow as
+    s_i^2 = (i/K) h_j^2, so the errors of one sum add up to eps^2 K/52 h_j^2, independent of the other columns; what
+    leaves the subspace of P is
+
+        floor = eps^2 K/52 sum_j (1 - P_jj) mean_i h~_ij^2 + 1e-16,
+
+    the last term for the float64 sums. Errors of earlier layers pass through collapsed weights into the subspace
+    and do not count. Kernels with several accumulators stay up to 8 times below it. NeurIPS 2024 has no such line.
+
+    Args:
+        eps: machine epsilon of the forward pass, 1.2e-7 for float32.
+        terms: K, inputs of the layer that makes the features (of a convolution: channels times kernel).
+
+    Returns:
+        [0, inf); an NRC1 of this size or less is rounding.
+    """
+    return _floor(layer, _principal(layer), eps, terms)
+
+
+def nrc2_floor(layer: Layer, eps: float, terms: int) -> float:
+    """The same of NRC2, with the projector on the row space of W for P; see `nrc1_floor`. [0, inf)."""
+    return _floor(layer, _row_space(layer), eps, terms)
+
+
+def offset(layer: Layer) -> float:
+    """offset = |mean z|^2 / mean |z|^2 of z = W h, the prediction without its bias.
+
+    [0, 1]: 0 when the z are centred, 1 when all are the same. Non-negative features collapse exactly only where all z
+    lie to one side of a hyperplane (`nrc.cone`), which an offset of 0 excludes. From moments: mean z = W hbar.
+
+    Example:
+        >>> h = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+        >>> round(offset(Layer.of(Moments().update(h, h[:, 0]), torch.tensor([[2.0, 0.0]]))), 12)
+        0.8
+    """
+    weight = layer.require_prediction().matrix
+    mean = float((weight @ layer.moments.mean_h).square().sum())
+    total = mean + float(((weight @ layer.moments.sigma_h) * weight).sum())
+    if total == 0:
+        raise Undefined("all predictions without their bias are 0")
+    return mean / total
 
 
 def _gram_and_root(weight: Any, sigma: Any) -> tuple[Tensor, Tensor, Tensor]:

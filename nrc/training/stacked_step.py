@@ -130,14 +130,14 @@ class StackedStepper:
         return residual
 
     def layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """For rows x (K, N, n_in), in forward order: the input ("fc1", (K, N, d)) of each layer and, but for the
+        """For rows x (K, N, n_in), in their type and in forward order: the input ("fc1", (K, N, d)) of each layer and, but for the
         last one, its output before the activation ("fc1:out", (K, N, d))."""
         last = len(self.weights)
         for k in range(1, last + 1):
             yield f"fc{k}", x
             if k < last:
-                weight, bias = self.weights[k - 1][0].mT, self.biases[k - 1]
-                x = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias[0], x, weight)
+                weight, bias = self.weights[k - 1][0].mT.to(x.dtype), self.biases[k - 1]
+                x = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias[0].to(x.dtype), x, weight)
                 yield f"fc{k}{OUT}", x
                 if self.relu[k - 1]:
                     x.relu_()

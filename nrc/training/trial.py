@@ -12,7 +12,7 @@ from nrc.runs.directory import RunDirectory
 from nrc.theory.deep_linear import thresholds
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
-from nrc.training.measuring import Collected, Measurer, Row
+from nrc.training.measuring import Measurer, Pass, Row
 from nrc.training.settings import RunSettings
 
 
@@ -91,14 +91,14 @@ class Trial:
             facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
         self.run.start(settings.as_dict(), environment, facts, settings.purpose())
 
-    def measure(self, step: int, moments: tuple[Collected, Collected] | None = None) -> None:
+    def measure(self, step: int, found: Pass | None = None) -> None:
         """Write the metric rows of this step, unless an earlier attempt did; arguments as for `Measurer.rows`.
 
         Raises:
             Diverged: the step after the last look at the loss did it.
         """
         if step > self.measurer.last_step:
-            self.append(self.measurer.rows(step, moments))
+            self.append(self.measurer.rows(step, found))
 
     def save(self, step: int) -> None:
         """Write a checkpoint."""
