@@ -161,7 +161,7 @@ REFUSED: list[tuple[list[str], str]] = [
     # no class but the package's own settings
     (["model._target_=os.system"], "model._target_ is 'os.system'; it must be one of this package's classes"),
     (["data._target_=nrc.record.os.system"], "data._target_ is 'nrc.runs.directory.os.system'"),
-    (["data._target_=nrc.data.table.Path"], "data._target_ is 'nrc.data.table.Path'"),
+    (["data._target_=nrc.data.tables.table.Path"], "data._target_ is 'nrc.data.table.Path'"),
     (["data._target_=nrc.models.MLP"], "data._target_ is 'nrc.models.MLP'"),
     (["data._target_=nrc.experts.settings.Expert"], "data._target_ is 'nrc.experts.settings.Expert'"),
     (["+hydra.callbacks.x._target_=os.getcwd", *FEW], "could call other code; of Hydra's own settings give"),

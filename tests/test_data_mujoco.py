@@ -5,6 +5,7 @@ import os
 import sys
 import types
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hydra import compose, initialize_config_dir
 from minari import create_dataset_from_buffers
 from minari.data_collector import EpisodeBuffer
 from omegaconf import OmegaConf
 from sklearn.model_selection import train_test_split
 
-from nrc.data import LowRank, Mujoco, Table, _hub
+from nrc.cli.config import group_settings
+from nrc.data import Carla, LowRank, Mujoco, Sgemm, Table, UTKFace
 from nrc.data.base import RegressionData
 from nrc.data.mujoco import PAPER
+from nrc.data.mujoco import hub as _hub
 from nrc.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "data"
@@ -134,7 +138,7 @@ def test_minari_already_there_touches_no_network(root: Path, monkeypatch: pytest
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("the network was asked for")
 
-    monkeypatch.setattr("nrc.data._sources.download", refuse)
+    monkeypatch.setattr("nrc.data.mujoco.sources.download", refuse)
     data = small(source="minari", root=str(root)).load()
     np.testing.assert_array_equal(data.x_train, flat(episodes(12, seed=1))[0][:80])
     assert (data.name, data.kind) == ("reacher-minari", "real")
@@ -264,8 +268,8 @@ def test_jat_downloads_the_pinned_revision(tmp_path: Path, monkeypatch: pytest.M
 def paper_like(name: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Made-up rollouts whose Sigma has exactly the published eigenvalues."""
     rng = np.random.default_rng(0)
-    eigenvalues = np.array(PAPER[name][2])
-    paper_rows = PAPER[name][1]
+    eigenvalues = np.array(PAPER[name].eigenvalues)
+    paper_rows = PAPER[name].rows
     y = rng.normal(size=(rows, len(eigenvalues)))
     head = y[:paper_rows] - y[:paper_rows].mean(0)
     whitening = np.linalg.inv(np.linalg.cholesky(np.cov(head.T, bias=True))).T
@@ -364,7 +368,7 @@ def test_bad_minari_sets(tmp_path: Path) -> None:
     data = tmp_path / "nrc/reacher-expert-v0/data"
     content = (data / "main_data.hdf5").read_bytes()
     (data / "main_data.hdf5").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="cannot be read as a Minari set"):
+    with pytest.raises(UserError, match="cannot be read as HDF5"):
         small(root=str(tmp_path)).load()
     (data / "metadata.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read as a Minari set"):
@@ -393,30 +397,41 @@ def test_bad_settings(bad: dict[str, Any], message: str) -> None:
         small(**bad)
 
 
-CLASSES = {"reacher": Mujoco, "swimmer": Mujoco, "hopper": Mujoco, "table": Table, "low_rank": LowRank,
-           "low_rank_t3": LowRank}  # fmt: skip
+CLASSES = {
+    "mujoco": Mujoco,
+    "table": Table,
+    "low_rank": LowRank,
+    "sgemm": Sgemm,
+    "carla": Carla,
+    "utkface": UTKFace,
+}
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_every_config_matches_its_settings(name: str) -> None:
+def test_the_defaults_of_a_class_are_those_of_its_file(name: str) -> None:
     config = OmegaConf.load(CONF / f"{name}.yaml")
-    cls = CLASSES[name]
-    assert config.pop("_target_") == f"{cls.__module__}.{cls.__qualname__}"
-    if name == "table":
-        config.path, config.targets = "x.csv", ["a", "b"]
-    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), config))
-    assert isinstance(settings, cls)
-    assert settings.data_name == ("table-x" if name == "table" else name)
-    assert set(config) == set(cls.__dataclass_fields__)
+    given = OmegaConf.create({"data": config, "protocol": {"name": "quick"}}).data  # without any recipe
+    values = OmegaConf.to_container(given, resolve=True)
+    assert isinstance(values, dict) and values.pop("_target_") == f"nrc.data.{CLASSES[name].__name__}"
+    path = {"path": "x.csv"} if name == "table" else {}  # the only setting that must be given
+    assert values | path == asdict(CLASSES[name](**path))
     assert (CONF / f"{name}.yaml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize(
+    "name", ["reacher", "swimmer", "hopper", "low_rank", "low_rank_t3", "carla_1d", "carla_2d"]
+)
+def test_every_choice_of_data_makes_settings_of_that_name(name: str) -> None:
+    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
+        settings = group_settings(compose("train", [f"data={name}"]), "data")
+    assert settings.data_name == name and settings.variant == {}
 
 
 @pytest.mark.parametrize("name", ["reacher", "swimmer", "hopper"])
 def test_the_embedded_sets_load_in_their_published_sizes(name: str) -> None:
-    config = OmegaConf.load(CONF / f"{name}.yaml")
-    config.pop("_target_")
-    settings = Mujoco(**config)  # type: ignore[arg-type]
+    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
+        settings = group_settings(compose("train", [f"data={name}"]), "data")
     data = settings.load()
     assert isinstance(data, RegressionData) and data.kind == "own experts"
     assert (data.sizes["train"], data.sizes["test"]) == (settings.train_size, settings.test_size)
-    assert data.target_rank == data.sizes["targets"] == len(PAPER[name][2])
+    assert data.target_rank == data.sizes["targets"] == len(PAPER[name].eigenvalues)

@@ -24,7 +24,6 @@ class Noise:
 
     folder: str
     train: int = 40
-    resident: str = "auto"
     kind: str = "synthetic"
     left_out: tuple[str, ...] = ()
 
@@ -179,8 +178,14 @@ def test_where_images_go(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not placement._goes_to_device(1, "cuda", "stream") and not placement._goes_to_device(
         1, "cpu", "auto"
     )
-    with pytest.raises(UserError, match=r"use data\.resident=stream"):
+    with pytest.raises(UserError, match=r"use resident=stream"):
         placement._goes_to_device(501, "cuda", "device")
+
+
+def test_another_word_for_where_images_go_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="resident is 'gpu'; choose auto, device, stream"):
+        fit(settings(tmp_path), tmp_path / "run", resident="gpu", say=quiet)
+    assert not list(tmp_path.iterdir())
 
 
 def test_batches_read_all_rows_or_the_chosen_ones_in_order() -> None:

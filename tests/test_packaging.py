@@ -43,7 +43,8 @@ def test_a_command_is_the_script(tmp_path: Path) -> None:
 def test_without_the_embedded_data_one_line_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nrc.data import Mujoco, _sources
+    from nrc.data import Mujoco
+    from nrc.data.mujoco import sources as _sources
 
     monkeypatch.setattr(_sources, "EMBEDDED", tmp_path / "data" / "minari")
     with pytest.raises(nrc.errors.UserError, match=r"no expert set .* set data.root"):

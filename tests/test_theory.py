@@ -10,7 +10,7 @@ from torch import Tensor
 
 import nrc
 from nrc.cli import config
-from nrc.data.low_rank import LowRank
+from nrc.data import LowRank
 from nrc.errors import UserError
 from nrc.metrics import gamma_star
 from nrc.models import MLP

@@ -4,10 +4,10 @@ import importlib
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_origin, get_type_hints
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -37,6 +37,7 @@ KNOWN = {
     "name",
     "seed",
     "device",
+    "resident",
     "threads",
     "debug",
     "tensorboard",
@@ -76,10 +77,27 @@ def typed(cls: type, node: DictConfig, name: str) -> Any:
     assert isinstance(values, dict)
     values.pop("_target_", None)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+        checked = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(_plain(cls)), values))
     except OmegaConfBaseException as error:
         option = re.split(r"[.\[]", str(error.full_key))[0]
         raise UserError(f"{name}.{option} is {values.get(option)!r}: {str(error).splitlines()[0]}") from None
+    return cls(**checked)  # type: ignore[arg-type]
+
+
+@lru_cache
+def _plain(cls: type) -> type:
+    """The dataclass as OmegaConf 2.3 takes it: a Literal is a string to it, whose choices the class itself checks."""
+    kinds = get_type_hints(cls)
+    plain = {name: str if get_origin(kind) is Literal else kind for name, kind in kinds.items()}
+    parts: list[tuple[str, Any, Any]] = []
+    for f in fields(cls):
+        made: Any = (
+            field(default=f.default)
+            if f.default_factory is MISSING
+            else field(default_factory=f.default_factory)
+        )
+        parts.append((f.name, plain[f.name], made))
+    return make_dataclass(cls.__name__, parts, kw_only=True)
 
 
 def group_settings(cfg: DictConfig, group: str) -> Any:

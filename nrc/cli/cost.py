@@ -1,14 +1,13 @@
 """How long a run takes beside others, before it has begun: orders a sweep and weighs its progress."""
 
 import math
-from typing import Any
 
-from nrc.data import Sgemm
-from nrc.data.sgemm import ROWS
+from nrc.data import Carla, DataSource, UTKFace
 from nrc.models import MLP
 from nrc.training import Clock, RunSettings
 
 AUTOGRAD = 1.6  # a step by autograd, with BatchNorm, against one by hand
+ROWS, SIZE = 1_000, (88, 200)  # guessed of data that do not say
 FEWEST = 2.6  # pixels of the last maps that cost as much as any fewer
 
 
@@ -18,19 +17,11 @@ def cost(settings: RunSettings) -> float:
     The factors were fitted to CPU times of steps and measurements of all experiments of the quick protocol, which
     they give within a third. What is in files that have not been read counts as 1000 rows.
     """
-    rows = _rows(settings.data)
+    rows = settings.data.expected_rows if isinstance(settings.data, DataSource) else ROWS
     clock = Clock.of(settings.optim, settings.protocol, rows)
     seen = min(rows, settings.measure.samples or rows) + 0.2 * rows  # the test set, too
     step, look = _of_mlp(settings, seen) if isinstance(settings.model, MLP) else _of_resnet(settings, seen)
     return clock.total_steps * step + len(clock.measured_steps(settings.measure)) * look
-
-
-def _rows(data: Any) -> int:
-    """Train rows, as far as the settings tell."""
-    if isinstance(data, Sgemm):
-        return data.limit or 4 * ROWS // 5
-    known = (getattr(data, name, None) for name in ("limit", "train_size", "n", "rendered"))
-    return next((rows for rows in known if rows), 1000)
 
 
 def _of_mlp(settings: RunSettings, rows: float) -> tuple[float, float]:
@@ -47,8 +38,7 @@ def _of_mlp(settings: RunSettings, rows: float) -> tuple[float, float]:
 
 def _of_resnet(settings: RunSettings, images: float) -> tuple[float, float]:
     """The same from the pixels: maps shrink by 32, and below some size reading the weights is what takes time."""
-    size: Any = getattr(settings.data, "size", None) or (88, 200)
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = settings.data.expected_size if isinstance(settings.data, Carla | UTKFace) else SIZE
     pixels = 1024 * max(FEWEST, math.ceil(height / 32) * math.ceil(width / 32))
     one = 2e4 * settings.model.depth * pixels  # type: ignore[attr-defined]
     return settings.optim.batch_size * one, images * one / 6

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from nrc.cli import config, console
-from nrc.data._columns import existing, expanded
+from nrc.data.reading import existing, expanded
 from nrc.errors import UserError
 from nrc.training.members import Member, stackable
 from nrc.training.pool import run_all

@@ -56,6 +56,7 @@ def train(cfg: DictConfig) -> None:
                 settings,
                 directory,
                 device=cfg.device,
+                resident=cfg.resident,
                 threads=cfg.threads,
                 say=bar.say,
                 progress=bar,

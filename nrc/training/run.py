@@ -15,7 +15,7 @@ from nrc.runs.directory import RunDirectory, environment
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged, batch_order, train_steps
 from nrc.training.measuring import Measurer
-from nrc.training.placement import place
+from nrc.training.placement import RESIDENT, place
 from nrc.training.settings import RunSettings
 from nrc.training.steppers import make_stepper
 from nrc.training.stopping import asked_to_stop, stop_signals
@@ -55,6 +55,7 @@ def fit(
     directory: Path,
     *,
     device: str = "auto",
+    resident: str = "auto",
     threads: int = 1,
     say: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -73,6 +74,7 @@ def fit(
         settings: what to run.
         directory: the run directory; a finished one is left alone, a half-done one continued.
         device: auto, cpu or cuda.
+        resident: whether a GPU holds the images: "device", "stream" (from their memory map) or "auto", as they fit.
         threads: CPU threads; part of what makes a run bitwise repeatable.
         say: receives plain lines.
         progress: receives (steps done, steps in all) now and then.
@@ -90,6 +92,8 @@ def fit(
         say(f"{directory}: not started, as this process was asked to stop")
         return "interrupted"
     device = choose_device(device)
+    if resident not in RESIDENT:
+        raise UserError(f"resident is {resident!r}; choose {', '.join(RESIDENT)}")
     torch.set_num_threads(threads)
     # reproduction runs are fp32: TF32 would round the products to 10 bits
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -100,7 +104,7 @@ def fit(
     _check_fit(settings, data)
     model = settings.model.build(data.sizes["inputs"], data.sizes["targets"], settings.seed).to(device)
     _check_batches(model, len(data.x_train), settings.optim.batch_size)
-    placed = place(data, device, getattr(settings.data, "resident", "auto"))
+    placed = place(data, device, resident)
     measurer = Measurer(model, placed, settings.measure, clock, settings.seed)
     stepper = make_stepper(model, settings.optim)
     schedule = clock.measured_steps(settings.measure)

@@ -8,9 +8,8 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from nrc.data._columns import expanded, one_line
+from nrc.data.reading import expanded, one_line, sha256
 from nrc.errors import UserError
-from nrc.runs.files import sha256
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TARS = (".tar", ".tar.gz", ".tgz")

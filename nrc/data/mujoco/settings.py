@@ -2,36 +2,50 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from nrc.data import _sources
 from nrc.data.base import (
-    SPLITS,
-    STANDARDIZE,
     Array,
+    Kind,
     RegressionData,
-    check_choice,
-    check_name,
-    check_range,
+    Standardize,
+    mean_in_deviations,
     standardised,
     train_test_split_indices,
 )
+from nrc.data.mujoco import sources
+from nrc.data.settings import INF, SEEDS, DataSource
 from nrc.errors import UserError
 
-SOURCES = ("embedded", "minari", "jat", "d4rl")
 
-# NeurIPS 2024: origin, rows and eigenvalues of Sigma (from its NRC3 curves) of the paper's own train sets.
-PAPER: dict[str, tuple[str, int, tuple[float, ...]]] = {
-    "reacher": ("jat", 1_000, (0.012383, 0.009745)),
-    "swimmer": ("jat", 1_000, (0.46588, 0.27564)),
-    "hopper": ("d4rl", 10_000, (0.44190, 0.37735, 0.21485)),
+@dataclass(frozen=True)
+class Published:
+    """What the NeurIPS 2024 paper and its logs tell of its own train set.
+
+    Attributes:
+        source: `source` of `Mujoco` that has its rows.
+        rows: the first so many of them.
+        eigenvalues: of Sigma, largest first, recovered from the paper's NRC3 curves.
+        mean: range of `mean_in_deviations`, inferred from the error before training; the paper does not state it.
+    """
+
+    source: str
+    rows: int
+    eigenvalues: tuple[float, ...]
+    mean: tuple[float, float]
+
+
+PAPER = {
+    "reacher": Published("jat", 1_000, (0.012383, 0.009745), (0.0, 0.4)),
+    "swimmer": Published("jat", 1_000, (0.46588, 0.27564), (1.97, 2.46)),  # a length of 1.2 to 1.5
+    "hopper": Published("d4rl", 10_000, (0.44190, 0.37735, 0.21485), (0.0, 0.5)),
 }
 
 
 @dataclass(frozen=True)
-class Mujoco:
+class Mujoco(DataSource):
     """The first transitions of an expert's rollouts, neither scaled nor clipped (NeurIPS 2024, experiments).
 
     Args:
@@ -44,15 +58,13 @@ class Mujoco:
             test file). "random": the first train_size + test_size rows, split as scikit-learn's
             train_test_split with random_state=split_seed (CPAL 2026).
         standardize: "none", "x" or "xy", fitted on the train rows.
-        target_mean: shift each target so that its mean over the train rows is this many standard deviations; None:
-            as recorded. Sigma stays as it is, so by the unconstrained feature model nothing should change.
         limit: use at most this many train rows, and test rows in proportion.
         dataset_id: Minari id; default nrc/<name>-expert-v0 (embedded), mujoco/<name>/expert-v0 (minari).
-        revision: commit, tag or branch on the hub; default: the commit pinned in nrc/data/_hub.py.
+        revision: commit, tag or branch on the hub; default: the commit pinned in nrc/data/mujoco/hub.py.
         path: jat: a folder with train*.parquet and test*.parquet, or one file; d4rl: the HDF5 file.
 
-    The kind is "paper" only where the source is the paper's and Sigma over the paper's rows has the published
-    eigenvalues within 1 %.
+    The kind is "paper" only where the source is the paper's, Sigma over the paper's rows has the published
+    eigenvalues within 1 %, and the mean of the targets lies where the paper's must have been.
 
     Raises:
         UserError: a setting out of range; on load: no such data, no network, damaged files, too few rows.
@@ -63,33 +75,24 @@ class Mujoco:
     """
 
     name: str = "reacher"
-    source: str = "embedded"
+    source: Literal["embedded", "minari", "jat", "d4rl"] = "embedded"
     root: str | None = None
     train_size: int = 1_000
     test_size: int = 200
-    split: str = "order"
+    split: Literal["order", "random"] = "order"
     split_seed: int = 42
-    standardize: str = "none"
-    target_mean: float | None = None
+    standardize: Standardize = "none"
     limit: int | None = None
     dataset_id: str | None = None
     revision: str | None = None
     path: str | None = None
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        self.check(train_size=(2, INF), test_size=(1, INF), limit=(2, INF), split_seed=SEEDS)
         if self.dataset_id and not re.fullmatch(r"[\w-]+(/[\w-]+)*", self.dataset_id):
             raise UserError(
                 f"data.dataset_id is {self.dataset_id!r}; expected an id such as mujoco/reacher/expert-v0"
             )
-        check_choice("data.source", self.source, SOURCES)
-        check_choice("data.split", self.split, SPLITS)
-        check_choice("data.standardize", self.standardize, STANDARDIZE)
-        check_range("data.train_size", self.train_size, 2)
-        check_range("data.test_size", self.test_size, 1)
-        check_range("data.limit", self.limit, 2)
-        check_range("data.split_seed", self.split_seed, 0, 2**32 - 1)
-        check_range("data.target_mean", self.target_mean, -100, 100)  # beyond, float32 targets lose digits
         if self.path and self.source in ("embedded", "minari"):
             raise UserError(
                 f"data.path does not go with data.source={self.source}; set data.root (a folder of Minari "
@@ -97,10 +100,19 @@ class Mujoco:
             )
 
     @property
-    def data_name(self) -> str:
-        """The name that goes into the run directory; other sources and shifted targets are told apart."""
-        name = self.name if self.source == "embedded" else f"{self.name}-{self.source}"
-        return name if self.target_mean is None else f"{name}-mean{self.target_mean:g}"
+    def dataset(self) -> str:
+        """The environment."""
+        return self.name
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """The source, if it is not this project's own set."""
+        return {} if self.source == "embedded" else {"source": self.source}
+
+    @property
+    def expected_rows(self) -> int:
+        """The train rows."""
+        return self.rows[0]
 
     @property
     def variant(self) -> dict[str, Any]:
@@ -120,9 +132,9 @@ class Mujoco:
         n_train, n_test = self.rows
         found = self._read(n_train, n_test)
         x, y = found.x, found.y
-        if self.name in PAPER and y.shape[1] != len(PAPER[self.name][2]):
+        if self.name in PAPER and y.shape[1] != len(PAPER[self.name].eigenvalues):
             raise UserError(
-                f"{found.where} has {y.shape[1]} actions, {self.name} has {len(PAPER[self.name][2])}; "
+                f"{found.where} has {y.shape[1]} actions, {self.name} has {len(PAPER[self.name].eigenvalues)}; "
                 "give the rollouts of that environment"
             )
         _enough(found.where, len(y), n_train + (0 if self._test_file(found) else n_test))
@@ -136,14 +148,7 @@ class Mujoco:
             both = n_train + n_test
             parts = x[:n_train], y[:n_train], x[n_train:both], y[n_train:both]
         kind, fingerprint = self._kind(y)
-        (x_train, y_train, x_test, y_test), done = standardised(self.standardize, *parts)
-        if self.target_mean is not None:
-            shift = self.target_mean * y_train.std(axis=0) - y_train.mean(axis=0)
-            y_train, y_test = y_train + shift, y_test + shift
-            done |= {
-                "target_shift": shift.tolist(),
-                "notes": [f"targets shifted to a mean of {self.target_mean:g} standard deviations"],
-            }
+        arrays, done = standardised(self.standardize, *parts)
         provenance = {
             "source": self.source, "where": found.where, **found.facts, "split": self.split,
             "split_seed": self.split_seed if self.split == "random" else None, **fingerprint, **done,
@@ -152,34 +157,47 @@ class Mujoco:
             tuple(f"obs_{i}" for i in range(x.shape[1])),
             tuple(f"action_{i}" for i in range(y.shape[1])),
         )
-        arrays = x_train, y_train, x_test, y_test
-        return RegressionData(self.data_name, *arrays, *names, kind, provenance)
+        return self.finished(arrays, *names, kind, provenance)
 
-    def _test_file(self, found: _sources.Rollouts) -> bool:
+    def _test_file(self, found: sources.Rollouts) -> bool:
         return found.test is not None and self.split == "order"
 
-    def _read(self, n_train: int, n_test: int) -> _sources.Rollouts:
-        origin, paper_rows, _ = PAPER.get(self.name, ("", 0, ()))
+    def _read(self, n_train: int, n_test: int) -> sources.Rollouts:
+        paper = self._published
         # the paper's rows are needed for the comparison with its Sigma, however few are asked for
-        rows = max(n_train + n_test, paper_rows if origin == self.source else 0)
+        rows = max(n_train + n_test, paper.rows if paper else 0)
         if self.source == "embedded":
-            return _sources.embedded(self.name, self.root, self.dataset_id, rows)
+            return sources.embedded(self.name, self.root, self.dataset_id, rows)
         if self.source == "minari":
-            return _sources.minari(self.name, self.root, self.dataset_id, self.revision, rows)
+            return sources.minari(self.name, self.root, self.dataset_id, self.revision, rows)
         if self.source == "jat":
-            return _sources.jat(self.name, self.path, self.revision, rows, n_test)
-        return _sources.d4rl(self.path, rows)
+            return sources.jat(self.name, self.path, self.revision, rows, n_test)
+        return sources.d4rl(self.path, rows)
 
-    def _kind(self, actions: Array) -> tuple[str, dict[str, Any]]:
-        """The kind of data, and the comparison with the published Sigma where the source is the paper's."""
+    @property
+    def _published(self) -> Published | None:
+        """What the paper tells of this set, if the source is the paper's."""
+        paper = PAPER.get(self.name)
+        return paper if paper and paper.source == self.source else None
+
+    def _kind(self, actions: Array) -> tuple[Kind, dict[str, Any]]:
+        """The kind of data, and the comparison with the published statistics where the source is the paper's."""
         if self.source == "embedded":
             return "own experts", {}
-        origin, rows, published = PAPER.get(self.name, ("", 0, ()))
-        if origin != self.source or len(actions) < rows:
+        paper = self._published
+        if paper is None or len(actions) < paper.rows:
             return "real", {}
-        found = np.linalg.eigvalsh(np.cov(actions[:rows].T, bias=True))[::-1]
-        same = bool(np.allclose(found, published, rtol=0.01))
-        return "paper" if same else "real", {"eigenvalues": found.tolist(), "published": list(published)}
+        first = actions[: paper.rows]
+        found = np.linalg.eigvalsh(np.cov(first.T, bias=True))[::-1]
+        mean, (low, high) = mean_in_deviations(first), paper.mean
+        same = bool(np.allclose(found, paper.eigenvalues, rtol=0.01))
+        note = (
+            f"the paper's rows: eigenvalues {' '.join(f'{v:.4g}' for v in found)} (published "
+            f"{' '.join(f'{v:.4g}' for v in paper.eigenvalues)}), mean {mean:.3g} deviations (published {low:g} to {high:g})"
+        )
+        facts = {"eigenvalues": found.tolist(), "published": list(paper.eigenvalues), "mean": mean,
+                 "published_mean": [low, high], "notes": [note]}  # fmt: skip
+        return "paper" if same and low <= mean <= high else "real", facts
 
 
 def _enough(where: str, have: int, needed: int) -> None:

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nrc.data._columns import expanded
-from nrc.data._hub import cached, commit_of, download, pinned
-from nrc.data._rollouts import minari_complete, read_d4rl, read_minari, read_parquet
 from nrc.data.base import Array
+from nrc.data.mujoco.hub import cached, commit_of, download, pinned
+from nrc.data.mujoco.rollouts import minari_complete, read_d4rl, read_minari, read_parquet
+from nrc.data.reading import expanded, sha256
 from nrc.errors import UserError
 from nrc.places import ROOT
-from nrc.runs.files import sha256
 
 EMBEDDED = ROOT / "data" / "minari"
 JAT_REPO, MINARI_OWNER = "jat-project/jat-dataset", "farama-minari"

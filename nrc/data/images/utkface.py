@@ -4,26 +4,26 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 
-from nrc.data._cache import Frames, decoded
-from nrc.data._face import write_faces
-from nrc.data._image_frames import ImageFrames, Unreadable, listed
-from nrc.data._rendered import rendered
-from nrc.data._store import IMAGES, Store, files_read, is_image, open_store
-from nrc.data.base import TARGET_SCALES, Array, RegressionData, check_choice, check_range, scaled_targets
-from nrc.data.carla import RESIDENT
+from nrc.data.base import Array, Kind, RegressionData, ScaleTargets, scaled_targets
+from nrc.data.images.cache import Decoded, Frames, decoded
+from nrc.data.images.carla import stem
+from nrc.data.images.frames import ImageFrames, Unreadable, listed
+from nrc.data.images.standins import VERSION, drawn_faces
+from nrc.data.images.store import IMAGES, Store, files_read, is_image, open_store
+from nrc.data.settings import FRACTIONS, INF, ROWS, SEEDS, DataSource
 from nrc.errors import UserError
 
-DRAWING = 2  # version of the stand-in: another number has it drawn again
 AGE = re.compile(r"(\d{1,3})_")
 WELL_FORMED = re.compile(r"\d{1,3}_[01]_[0-4]_\d{17}\.jpg\.chip\.jpg")
 OLDEST = 116
 
 
 @dataclass(frozen=True)
-class UTKFace:
+class UTKFace(DataSource):
     """Aligned crops named [age]_[gender]_[race]_[date].jpg.chip.jpg; the target is the age in years, raw.
 
     The published set has five malformed names (three without race, one with a blank, one without a dot): their
@@ -32,14 +32,13 @@ class UTKFace:
 
     Args:
         name: name of the data; run directories of other sources than the stand-in add the file's name.
-        path: a folder or tar (.tar, .tar.gz) of crops; null: a stand-in that is drawn once.
+        path: a folder or tar (.tar, .tar.gz) of crops; null: a drawn stand-in, spots that show the age.
         scale_targets: "none" (as published), "minmax" or "standard", over the train faces.
         size: pixels of a side after resizing (200 as published, 128 in CPAL 2026).
         limit: only this many faces, drawn with split_seed, as the names are sorted by age.
         test_fraction, split_seed: of the random split.
         unreadable: "stop" or "skip"; run.json then lists every file left out.
         cache: folder of the decoded faces.
-        resident: "device": faces are held on the device; "stream": read from the cache; "auto": as they fit.
         rendered, render_seed: faces of the stand-in, and its seed.
 
     Raises:
@@ -52,34 +51,41 @@ class UTKFace:
 
     name: str = "utkface"
     path: str | None = None
-    scale_targets: str = "none"
+    scale_targets: ScaleTargets = "none"
     size: int = 64
     limit: int | None = None
     test_fraction: float = 0.2
     split_seed: int = 42
-    unreadable: str = "stop"
+    unreadable: Literal["stop", "skip"] = "stop"
     cache: str = "outputs/cache"
-    resident: str = "auto"
     rendered: int = 1200
     render_seed: int = 0
 
     def __post_init__(self) -> None:
-        check_range("data.size", self.size, 8, 4096)
-        check_range("data.limit", self.limit, 3)
-        check_range("data.test_fraction", self.test_fraction, 1e-6, 0.99)
-        check_range("data.split_seed", self.split_seed, 0, 2**32 - 1)
-        check_range("data.rendered", self.rendered, 10)
-        check_range("data.render_seed", self.render_seed, 0, 2**32 - 1)
-        check_choice("data.scale_targets", self.scale_targets, TARGET_SCALES)
-        check_choice("data.unreadable", self.unreadable, ("stop", "skip"))
-        check_choice("data.resident", self.resident, RESIDENT)
+        self.check(
+            size=(8, 4096), limit=(3, INF), test_fraction=FRACTIONS, split_seed=SEEDS, rendered=(10, INF),
+            render_seed=SEEDS,
+        )  # fmt: skip
 
     @property
-    def data_name(self) -> str:
-        """The name that goes into the run directory."""
-        if not self.path:
-            return self.name
-        return f"{self.name}-{re.sub(r'[^A-Za-z0-9_-]+', '_', Path(self.path).expanduser().resolve().name.split('.')[0])}"
+    def dataset(self) -> str:
+        """utkface, unless named otherwise."""
+        return self.name
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """The file or folder, if there is one."""
+        return {"file": stem(Path(self.path))} if self.path else {}
+
+    @property
+    def expected_rows(self) -> int:
+        """At most `limit`; the faces of the stand-in."""
+        return (self.limit or ROWS) if self.path else min(self.limit or self.rendered, self.rendered)
+
+    @property
+    def expected_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.size, self.size
 
     @property
     def variant(self) -> dict[str, str]:
@@ -88,20 +94,7 @@ class UTKFace:
 
     def load(self) -> RegressionData:
         """Read the cache, or decode into it first."""
-        drawn = {"faces": self.rendered, "seed": self.render_seed}
-        path = (
-            Path(self.path).expanduser()
-            if self.path
-            else rendered(self.cache, "utkface", DRAWING, drawn, write_faces)
-        )
-        if not path.exists():
-            raise UserError(f"{path} does not exist; give data.path an existing folder or tar of crops")
-        settings = {
-            "path": str(path.resolve()), "size": self.size, "limit": self.limit,
-            "split": [self.test_fraction, self.split_seed], "unreadable": self.unreadable,
-        }  # fmt: skip
-        read = files_read(path, self.cache, IMAGES)
-        found = decoded(self.cache, "utkface", settings, read, lambda: self._open(path))
+        found = self._decoded(Path(self.path).expanduser()) if self.path else self._drawn()
         manifest, n = found.manifest, found.n_train
         y, done = scaled_targets(self.scale_targets, found.targets, n)
         provenance = {
@@ -111,10 +104,32 @@ class UTKFace:
             "notes": manifest["notes"], "left_out": manifest["left_out"], **done,
         }  # fmt: skip
         x = found.pixels
-        kind = "real" if self.path else "stand-in"
-        return RegressionData(
-            self.data_name, x[:n], y[:n], x[n:], y[n:], ("image",), ("age",), kind, provenance
-        )
+        kind: Kind = "real" if self.path else "stand-in"
+        return self.finished((x[:n], y[:n], x[n:], y[n:]), ("image",), ("age",), kind, provenance)
+
+    def _decoded(self, path: Path) -> Decoded:
+        if not path.exists():
+            raise UserError(f"{path} does not exist; give data.path an existing folder or tar of crops")
+        settings = {
+            "path": str(path.resolve()), "size": self.size, "limit": self.limit,
+            "split": [self.test_fraction, self.split_seed], "unreadable": self.unreadable,
+        }  # fmt: skip
+        read = files_read(path, self.cache, IMAGES)
+        return decoded(self.cache, "utkface", settings, read, lambda: self._open(path))
+
+    def _drawn(self) -> Decoded:
+        """The stand-in."""
+
+        def open_frames() -> tuple[Frames, Array, Array]:
+            frames = drawn_faces(self.expected_rows, self.render_seed, self.expected_size)
+            groups = np.arange(len(frames.targets))
+            return frames, *split_groups(frames.where, groups, self.test_fraction, self.split_seed)
+
+        settings = {
+            "drawn": [VERSION, self.expected_rows, self.render_seed], "size": self.size,
+            "split": [self.test_fraction, self.split_seed],
+        }  # fmt: skip
+        return decoded(self.cache, "utkface-stand-in", settings, [], open_frames)
 
     def _open(self, path: Path) -> tuple[Frames, Array, Array]:
         store = open_store(path, self.cache)

@@ -1,19 +1,19 @@
-"""Frames of a drive with their steer and speed, from CoRL-2017 HDF5 files or a pair of .npy dumps."""
+"""Frames of a drive with their steer and speed, from CoRL-2017 HDF5 files or a pair of .npy dumps; their split."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nrc.data._columns import existing, one_line
-from nrc.data._decode import resize
 from nrc.data.base import Array
+from nrc.data.images.cache import Frames
+from nrc.data.images.decode import resize
+from nrc.data.reading import existing, one_line, open_hdf5, sha256
 from nrc.errors import UserError
-from nrc.runs.files import sha256
 
 COLUMNS = {"steer": 0, "speed": 10}  # of the 28 target columns of the CoRL-2017 set
 HDF5 = (".h5", ".hdf5", ".hdf")
+BLOCK, BLOCKS = 200, 10  # a CoRL-2017 file has 200 frames
 
 
 def hdf5_files(path: Path) -> list[Path]:
@@ -22,13 +22,11 @@ def hdf5_files(path: Path) -> list[Path]:
     return [file for file in found if file.name.lower().endswith(HDF5)]
 
 
-class Hdf5Drive:
+class Hdf5Drive(Frames):
     """Files with rgb (N, H, W, 3) uint8 and targets (N, 28), in the order of their names.
 
     Only the targets are read here; a file that is cut short shows now and not after hours of decoding.
     """
-
-    left_out: Sequence[str] = ()
 
     def __init__(self, path: Path, size: tuple[int, int] | None, limit: int | None) -> None:
         self.where = str(path)
@@ -54,8 +52,6 @@ class Hdf5Drive:
         self.targets = np.concatenate(targets)[:limit]
 
     def read(self, rows: Array) -> Array:
-        import h5py
-
         out = np.empty((len(rows), *self.native, 3), np.uint8)
         owner = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(owner):
@@ -63,21 +59,16 @@ class Hdf5Drive:
             local = rows[mine] - self.starts[number]
             first, last = local.min(), local.max() + 1
             file = self.files[number]
-            with one_line(file, "HDF5"), h5py.File(file, "r") as archive:
+            with open_hdf5(file) as archive:
                 out[mine] = archive["rgb"][first:last][local - first]
         return resize(out, self.shape)
-
-    def finish(self) -> None:
-        pass
 
     def sha256(self) -> str:
         return _combined(self.files)
 
 
 def _hdf5_targets(file: Path) -> tuple[Array, tuple[int, int]]:
-    import h5py
-
-    with one_line(file, "HDF5"), h5py.File(file, "r") as archive:
+    with open_hdf5(file) as archive:
         for key in ("rgb", "targets"):
             if key not in archive:
                 raise UserError(
@@ -94,13 +85,11 @@ def _hdf5_targets(file: Path) -> tuple[Array, tuple[int, int]]:
         return _finite(file, targets[:, list(COLUMNS.values())]), rgb.shape[1:3]
 
 
-class NpyDrive:
+class NpyDrive(Frames):
     """A pair frames.npy (N, H, W, 3) uint8, memory-mapped, and targets.npy (N, 28) or (N, targets).
 
     With 28 columns the targets are CoRL-2017's; with as many columns as `wanted` they are in that order.
     """
-
-    left_out: Sequence[str] = ()
 
     def __init__(
         self,
@@ -132,9 +121,6 @@ class NpyDrive:
     def read(self, rows: Array) -> Array:
         return resize(self.frames[rows], self.shape)
 
-    def finish(self) -> None:
-        pass
-
     def sha256(self) -> str:
         return _combined(self.files)
 
@@ -158,3 +144,50 @@ def _finite(file: Path, targets: Array) -> Array:
 def _combined(files: list[Path]) -> str:
     lines = (f"{sha256(file)}  {file.name}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class Joined(Frames):
+    """Train frames followed by test frames."""
+
+    def __init__(self, train: Frames, test: Frames) -> None:
+        if train.shape != test.shape or train.target_names != test.target_names:
+            raise UserError(
+                f"{test.where} has frames {test.shape} with {', '.join(test.target_names)}, {train.where} "
+                f"{train.shape} with {', '.join(train.target_names)}; set data.size or give both the same layout"
+            )
+        self.parts, self.first = (train, test), len(train.targets)
+        self.where, self.shape, self.target_names = train.where, train.shape, train.target_names
+        self.targets = np.concatenate([train.targets, test.targets])
+        self.notes = [*train.notes, *test.notes]
+
+    def read(self, rows: Array) -> Array:
+        mine = rows < self.first
+        read = [self.parts[0].read(rows[mine])] if mine.any() else []
+        return np.concatenate(
+            [*read, self.parts[1].read(rows[~mine] - self.first)] if not mine.all() else read
+        )
+
+    def finish(self) -> None:
+        for part in self.parts:
+            part.finish()
+
+    def sha256(self) -> str:
+        return " ".join(part.sha256() for part in self.parts)
+
+
+def split_blocks(where: str, n: int, test_fraction: float, seed: int) -> tuple[Array, Array]:
+    """Rows (train, test), each ascending: whole blocks of consecutive rows, the test blocks drawn at random.
+
+    Example:
+        >>> train, test = split_blocks("a drive", 50, 0.2, seed=0)
+        >>> len(train), test.tolist()
+        (40, [10, 11, 12, 13, 14, 40, 41, 42, 43, 44])
+    """
+    block = min(BLOCK, -(-n // BLOCKS))
+    blocks = np.arange(n) // block
+    count = int(blocks[-1]) + 1
+    drawn = np.random.RandomState(seed).permutation(count)[: max(1, round(test_fraction * count))]
+    test = np.isin(blocks, drawn)
+    if n - test.sum() < 2:
+        raise UserError(f"{where}: {n} frames are too few for train and test; give more, or a data.test_path")
+    return np.flatnonzero(~test), np.flatnonzero(test)

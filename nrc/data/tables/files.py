@@ -1,44 +1,65 @@
 """Read a file of numbers, of whatever format, into one fp64 matrix with column names."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nrc.data._columns import Columns, array_of, existing, one_line
-from nrc.data._frames import read_csv, read_parquet
 from nrc.data.base import Array
+from nrc.data.reading import array_of, existing, one_line, open_hdf5
 from nrc.errors import UserError
 
 PAIRS = (("x", "y"), ("X", "Y"), ("X", "y"), ("inputs", "targets"), ("observations", "actions"))
 CSV = (".csv", ".tsv", ".txt", ".dat", ".csv.gz", ".tsv.gz", ".txt.gz")
+PARQUET = (".parquet", ".pq")
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
 
 
-def read(path: str | Path, limit: int | None = None) -> Columns:
+@dataclass(frozen=True)
+class Columns:
+    """A matrix (N, c) in fp64 with a name per column.
+
+    named: the names come from the file.
+    n_targets: the file itself says that its last n_targets columns are the targets.
+    notes: what was decided about the file's layout, as lines for the user.
+    """
+
+    values: Array
+    names: tuple[str, ...]
+    named: bool
+    n_targets: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read(path: str | Path, limit: int | None = None, header: bool | None = None) -> Columns:
     """Read csv (also .gz), npz, npy, HDF5 or parquet; at most `limit` rows.
+
+    header: whether the first row of a csv names the columns; None: told by the rows.
 
     Raises:
         UserError: one line naming the file and the remedy.
     """
+    from nrc.data.tables.text import read_csv, read_parquet
+
     file = existing(path)
     name = file.name.lower()
     if name.endswith(PICKLES):
         raise UserError(
             f"{file} is a pickle, which could run code when opened; save the arrays as csv or npz"
         )
+    if name.endswith(CSV):
+        return _checked(file, read_csv(file, limit, header))
     readers: dict[tuple[str, ...], Callable[[Path, int | None], Columns]] = {
-        CSV: read_csv,
         (".npz",): _npz,
         (".npy",): _npy,
         (".h5", ".hdf5", ".hdf"): _hdf5,
-        (".parquet", ".pq"): read_parquet,
+        PARQUET: read_parquet,
     }
     for suffixes, reader in readers.items():
         if name.endswith(suffixes):
-            columns = reader(file, limit)
-            return _checked(file, columns)
+            return _checked(file, reader(file, limit))
     raise UserError(
         f"{file} has an unknown ending; expected .csv, .csv.gz, .npz, .npy, .h5, .hdf5 or .parquet"
     )
@@ -74,8 +95,7 @@ def _npz(file: Path, limit: int | None) -> Columns:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise UserError(f"{file} is a single array, not an npz archive; rename it to .npy")
         with archive:
-            shapes = list(archive.files)
-            return _choose(file, shapes, lambda key: _numbers(file, archive[key], key)[:limit])
+            return _choose(file, list(archive.files), lambda key: _numbers(file, archive[key], key)[:limit])
 
 
 def _npy(file: Path, limit: int | None) -> Columns:
@@ -94,8 +114,17 @@ def _load_npy(file: Path, limit: int | None) -> Array:
 def _hdf5(file: Path, limit: int | None) -> Columns:
     import h5py
 
-    with one_line(file, "HDF5"), h5py.File(file, "r") as archive:
+    with open_hdf5(file) as archive:
         keys = [key for key in archive if isinstance(archive[key], h5py.Dataset) and archive[key].ndim]
+        inner: list[str] = []
+        archive.visititems(
+            lambda name, item: inner.append(name) if "/" in name and isinstance(item, h5py.Dataset) else None
+        )
+        if inner and not keys:
+            raise UserError(
+                f"{file} holds {len(inner)} array{'s' * (len(inner) > 1)} in groups ({', '.join(inner[:3])}"
+                f"{', ...' if len(inner) > 3 else ''}), which are not read; write two arrays named x and y at its top"
+            )
         return _choose(file, keys, lambda key: _numbers(file, array_of(file, archive, key, limit), key))
 
 
@@ -107,12 +136,17 @@ def _choose(file: Path, keys: list[str], get: Callable[[str], Array]) -> Columns
     if len(keys) == 1:
         return _plain(_two_dimensional(file, get(keys[0]), keys[0]))
     raise UserError(
-        f"{file} holds {', '.join(keys) or 'no arrays'}; expected two arrays named x and y "
+        f"{file} holds {', '.join(keys[:12]) or 'no arrays'}; expected two arrays named x and y "
         "(or observations and actions), or one single matrix"
     )
 
 
 def _numbers(file: Path, array: Array, key: str) -> Array:
+    if array.dtype.names:
+        raise UserError(
+            f"{file}: {key} has named fields ({', '.join(array.dtype.names[:6])}); save it as a plain matrix "
+            "(numpy.lib.recfunctions.structured_to_unstructured), or as csv"
+        )
     if array.dtype.kind not in "fiub":
         raise UserError(f"{file}: {key} holds {array.dtype}, not numbers; save it as floats")
     if array.ndim == 0:

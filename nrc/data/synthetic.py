@@ -1,28 +1,19 @@
 """Synthetic targets of a chosen rank (CPAL 2026, section on low-rank targets)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from nrc.data.base import (
-    STANDARDIZE,
-    Array,
-    RegressionData,
-    check_choice,
-    check_name,
-    check_range,
-    n_test_rows,
-    standardised,
-)
+from nrc.data.base import Array, RegressionData, Standardize, n_test_rows, standardised
+from nrc.data.settings import FRACTIONS, INF, SEEDS, DataSource
 from nrc.errors import UserError
 
-GENERATORS = ("linear", "relu")
 ATTEMPTS = 10_000
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRank(DataSource):
     """X ~ N(0, I_d), Y = f0(X) with targets in a min(t, r, d)-dimensional subspace of R^t.
 
     linear: f0(x) = A B x with Gaussian A (t, r) and B (r, d).
@@ -51,31 +42,30 @@ class LowRank:
     r: int = 2
     d: int = 20
     n: int = 10_000
-    generator: str = "linear"
+    generator: Literal["linear", "relu"] = "relu"
     seed: int = 0
     noise: float = 0.0
-    min_ratio: float = 0.05
+    min_ratio: float = 0.5
     test_fraction: float = 0.2
-    standardize: str = "none"
+    standardize: Standardize = "none"
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_choice("data.generator", self.generator, GENERATORS)
-        check_choice("data.standardize", self.standardize, STANDARDIZE)
-        for option in ("t", "r", "d"):
-            check_range(f"data.{option}", getattr(self, option), 1)
-        check_range("data.n", self.n, 3)
-        check_range("data.limit", self.limit, 3)
-        check_range("data.seed", self.seed, 0, 2**32 - 1)
-        check_range("data.noise", self.noise, 0, 1e30)
-        check_range("data.min_ratio", self.min_ratio, 0, 0.99)
-        check_range("data.test_fraction", self.test_fraction, 1e-6, 0.99)
+        some = (1, INF)
+        self.check(
+            t=some, r=some, d=some, n=(3, INF), limit=(3, INF), seed=SEEDS, noise=(0, 1e30), min_ratio=(0, 0.99),
+            test_fraction=FRACTIONS,
+        )  # fmt: skip
 
     @property
-    def data_name(self) -> str:
-        """The name that goes into the run directory."""
+    def dataset(self) -> str:
+        """Its name, by which draws of other shapes are told apart."""
         return self.name
+
+    @property
+    def expected_rows(self) -> int:
+        """Rows in all."""
+        return min(self.n, self.limit or self.n)
 
     @property
     def rank(self) -> int:
@@ -110,7 +100,7 @@ class LowRank:
             "seed": self.seed, "noise": self.noise, "min_ratio": self.min_ratio, "attempts": attempt, **done,
         }  # fmt: skip
         names = tuple(f"x{i}" for i in range(self.d)), tuple(f"y{i}" for i in range(self.t))
-        return RegressionData(self.name, *arrays, *names, "synthetic", provenance)
+        return self.finished(arrays, *names, "synthetic", provenance)
 
     def _generate(self, random: np.random.RandomState, x: Array) -> Array:
         """One draw of f0 and its values on x, (n, t)."""

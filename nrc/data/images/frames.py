@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nrc.data._decode import decode
-from nrc.data._store import Store
 from nrc.data.base import Array
+from nrc.data.images.cache import Frames
+from nrc.data.images.decode import decode
+from nrc.data.images.store import Store
 from nrc.errors import UserError
 
 SHOWN = 5
@@ -22,7 +23,7 @@ class Unreadable(UserError):
         )
 
 
-class ImageFrames:
+class ImageFrames(Frames):
     """Image files of one size, or resized to `size` = (H, W).
 
     Args:

@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from nrc.data._image_frames import ImageFrames, listed
-from nrc.data._store import Store, is_image
 from nrc.data.base import Array
+from nrc.data.images.frames import ImageFrames, listed
+from nrc.data.images.store import Store, is_image
 from nrc.errors import UserError
 
 USUAL = {

@@ -4,36 +4,34 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from nrc.data._columns import Columns, existing, expanded
-from nrc.data._files import read, read_pair
 from nrc.data.base import (
-    KINDS,
-    SPLITS,
-    STANDARDIZE,
+    Kind,
     RegressionData,
-    check_choice,
-    check_name,
-    check_range,
+    Standardize,
     n_test_rows,
     standardised,
     train_test_split_indices,
 )
+from nrc.data.reading import existing, expanded, sha256
+from nrc.data.settings import FRACTIONS, INF, ROWS, SEEDS, DataSource
+from nrc.data.tables.files import Columns, read, read_pair
 from nrc.errors import UserError
-from nrc.runs.files import sha256
 
 NEEDED = "e.g. data.targets=3 (the last 3 columns) or 'data.targets=[steer,speed]' (names)"
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(DataSource):
     """A csv (also gzipped), npz, npy, HDF5 or parquet file, or a pair x.npy,y.npy.
 
-    A csv has a header when its first row is not all numbers. An npz or HDF5 file holds x and y (or
-    observations and actions), or one single matrix. Pickles are refused: they could run code.
+    A csv has a header when its first row is not all numbers, or when its numbers can only be names (0, 1, 2 or years
+    above rows that do not count up); what is in doubt is said and `header` decides. Excel's first line sep=; and the
+    comments of numpy.savetxt are understood, and an index that pandas saved is left out. An npz or HDF5 file holds x
+    and y (or observations and actions), or one single matrix. Pickles are refused: they could run code.
 
     Args:
         path: the file; for a pair "x.npy,y.npy" or a list of two.
@@ -44,6 +42,7 @@ class Table:
         split: "random" (scikit-learn's train_test_split, random_state=split_seed), "order" (last rows test).
         standardize: "none", "x" or "xy": zero mean, unit variance, fitted on the train rows.
         limit: read only the first `limit` rows.
+        header: of a csv, whether its first row names the columns; null: told by the rows.
         name: what follows `table-` in the name of the data, which is its folder's; the file's stem if not given.
         kind: where the data come from, as shown on figures.
 
@@ -61,23 +60,18 @@ class Table:
     targets: Any = None
     test_path: Any = None
     test_fraction: float = 0.2
-    split: str = "random"
+    split: Literal["order", "random"] = "random"
     split_seed: int = 42
-    standardize: str = "none"
+    standardize: Standardize = "none"
     limit: int | None = None
+    header: bool | None = None
     name: str | None = None
-    kind: str = "real"
+    kind: Kind = "real"
 
     def __post_init__(self) -> None:
         if not self.path:
             raise UserError("data.path is missing; give a file of numbers, e.g. data.path=measurements.csv")
-        check_name(self.name)
-        check_choice("data.split", self.split, SPLITS)
-        check_choice("data.standardize", self.standardize, STANDARDIZE)
-        check_choice("data.kind", self.kind, KINDS)
-        check_range("data.test_fraction", self.test_fraction, 1e-6, 0.99)
-        check_range("data.split_seed", self.split_seed, 0, 2**32 - 1)
-        check_range("data.limit", self.limit, 3)
+        self.check(test_fraction=FRACTIONS, split_seed=SEEDS, limit=(3, INF))
         if isinstance(self.targets, (bool, float, dict)) or (
             isinstance(self.targets, int) and self.targets < 1
         ):
@@ -88,10 +82,20 @@ class Table:
             self._files(option)
 
     @property
-    def data_name(self) -> str:
-        """The name that goes into the run directory: never that of another set, as swimmer.csv is not `swimmer`."""
+    def dataset(self) -> str:
+        """Never that of another set: swimmer.csv is not `swimmer`."""
+        return "table"
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """The file, or the name given to it."""
         stem = self.name or self._files("path")[0].name.split(".")[0]
-        return "table-" + (re.sub(r"[^A-Za-z0-9_-]+", "_", stem) or "file")
+        return {"file": re.sub(r"[^A-Za-z0-9_-]+", "_", stem) or "file"}
+
+    @property
+    def expected_rows(self) -> int:
+        """At most `limit`."""
+        return self.limit or ROWS
 
     @property
     def variant(self) -> dict[str, str]:
@@ -120,14 +124,14 @@ class Table:
         split = "test file" if self.test_path else self.split
         provenance: dict[str, Any] = {
             "source": "table", "files": {file.name: sha256(file) for file in files}, "split": split,
-            "split_seed": self.split_seed if split == "random" else None, "limit": self.limit, **done,
+            "split_seed": self.split_seed if split == "random" else None, "limit": self.limit,
+            "notes": list(columns.notes), **done,
         }  # fmt: skip
         names = tuple(columns.names[i] for i in inputs), tuple(columns.names[i] for i in chosen)
         try:
-            data = RegressionData(self.data_name, *arrays, *names, self.kind, provenance)
+            return self.finished(arrays, *names, self.kind, provenance)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        return data
 
     def _files(self, option: str) -> list[Path]:
         """The file, or the pair of files, behind a path setting."""
@@ -154,7 +158,7 @@ class Table:
         files = self._files(option)
         if len(files) == 2:
             return read_pair(files[0], files[1], self.limit)
-        return read(existing(files[0], f"data.{option}"), self.limit)
+        return read(existing(files[0], f"data.{option}"), self.limit, self.header)
 
     def _read_test(self, columns: Columns) -> Any:
         test = self._read("test_path")

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from filelock import FileLock
 from tqdm import tqdm
 
-from nrc.data._arrays import pixels_sha256
-from nrc.data.base import Array
+from nrc.data.base import Array, pixels_sha256
+from nrc.data.reading import sha256
 from nrc.errors import UserError
-from nrc.runs.files import atomic, sha256
 
 VERSION = 1
 CHUNK = 200  # frames in memory at a time: one CoRL-2017 file, 10.6 MB
@@ -42,13 +42,14 @@ class Frames(Protocol):
     targets: Array
     target_names: tuple[str, ...]
     notes: list[str]
-    left_out: Sequence[str]
+    left_out: Sequence[str] = ()
 
     def read(self, rows: Array) -> Array:
         """Decode these rows: (len(rows), H, W, 3) uint8."""
 
     def finish(self) -> None:
         """Called after the last row: raise UserError if some frames could not be decoded."""
+        return
 
     def sha256(self) -> str:
         """sha256 over the source's files."""
@@ -94,7 +95,7 @@ def decoded(
     stamp = hashlib.sha256("\n".join(map(_stamp, files)).encode()).hexdigest()
     manifest = _valid(folder, stamp)
     if manifest is None:
-        with alone(folder):
+        with _alone(folder):
             manifest = _valid(folder, stamp)  # another process may have made it meanwhile
             if manifest is None:
                 manifest = _make(folder, open_frames, {"settings": settings, "stamp": stamp})
@@ -132,31 +133,30 @@ def _valid(folder: Path, stamp: str) -> dict[str, Any] | None:
         if sha256(folder / TARGETS) != manifest["targets_sha256"]:
             return None
         # a cache that may only be read is checked at every start
-        with suppress(UserError), atomic(folder / MANIFEST) as tmp:
+        with suppress(OSError):
+            tmp = folder / f".{MANIFEST}.{os.getpid()}.tmp"
             tmp.write_text(json.dumps(manifest | {"written": written}, indent=1))
+            tmp.replace(folder / MANIFEST)
         return manifest
     except (OSError, EOFError, ValueError, KeyError, UserError):
         return None
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
     """One process makes a cache, the others of a sweep wait for it."""
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = (folder.parent / f".{folder.name}.lock").open("w")
+        lock.acquire()
     except OSError as error:
         raise UserError(
             f"{folder.parent} cannot be written ({error.strerror}); set data.cache to another folder"
         ) from error
-    with lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except ImportError:  # Windows: two processes at once do the work twice, one result stays
-            pass
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _make(

@@ -1,27 +1,12 @@
-"""A matrix with column names, and the checks that every file reader shares."""
+"""What every reader of files shares: paths, one-line errors, and HDF5 that reads nothing but its own file."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nrc.data.base import Array
 from nrc.errors import UserError
-
-
-@dataclass(frozen=True)
-class Columns:
-    """A matrix (N, c) in fp64 with a name per column.
-
-    named: the names come from the file.
-    n_targets: the file itself says that its last n_targets columns are the targets.
-    """
-
-    values: Array
-    names: tuple[str, ...]
-    named: bool
-    n_targets: int | None = None
 
 
 def existing(path: str | Path, option: str = "data.path") -> Path:
@@ -42,6 +27,12 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path}: {error}; write the folder out") from error
+
+
+def sha256(file: Path) -> str:
+    """Digest of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
@@ -66,12 +57,31 @@ def one_line(file: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def distinct(file: Path, names: Sequence[str]) -> None:
-    """Refuse two columns of one name: which of them is meant would be a guess."""
-    named = [name.strip() for name in names if name.strip()]
-    twice = [name for name in named if named.count(name) > 1]
-    if twice:
-        raise UserError(f"{file}: {named.count(twice[0])} columns are named {twice[0]!r}; rename them")
+@contextlib.contextmanager
+def open_hdf5(file: Path) -> Iterator[Any]:
+    """An HDF5 file whose arrays all lie in it.
+
+    Raises:
+        UserError: no HDF5, or it refers to other files of this machine: by an external link, by an array with
+            external storage, or by a virtual array.
+    """
+    import h5py
+
+    with one_line(file, "HDF5"), h5py.File(file, "r") as archive:
+
+        def look(name: str, link: Any) -> None:
+            elsewhere = "is a link to another file" if isinstance(link, h5py.ExternalLink) else ""
+            if isinstance(link, h5py.HardLink):
+                item = archive[name]
+                if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+                    elsewhere = "keeps its numbers in another file"
+            if elsewhere:
+                raise UserError(
+                    f"{file}: {name} {elsewhere}, which is not followed; copy the numbers into one file"
+                )
+
+        archive.visititems_links(look)
+        yield archive
 
 
 def array_of(file: Path, archive: Any, key: str, rows: int | None) -> Any:
@@ -87,3 +97,11 @@ def array_of(file: Path, archive: Any, key: str, rows: int | None) -> Any:
             "get or write it again"
         )
     return array[:rows]
+
+
+def require_pyarrow(file: Path) -> None:
+    """One line where parquet cannot be read for want of pyarrow."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{file} needs pyarrow to be read: pip install pyarrow") from error

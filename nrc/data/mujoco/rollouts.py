@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nrc.data._columns import array_of, existing, one_line
 from nrc.data.base import Array
+from nrc.data.reading import array_of, existing, one_line, open_hdf5, require_pyarrow
 from nrc.errors import UserError
 
 OBSERVATIONS, ACTIONS = "continuous_observations", "continuous_actions"
@@ -21,9 +21,24 @@ SPACES = ("observation_space", "action_space")
 
 def aligned(observations: Any, actions: Any, where: str) -> tuple[Array, Array]:
     """One episode as pairs: of T + 1 observations for T actions the last has no action and is dropped."""
+    for what, values in (("observations", observations), ("actions", actions)):
+        parts = (
+            sorted(map(str, values))
+            if isinstance(values, dict)
+            else range(len(values) if isinstance(values, tuple) else 0)
+        )
+        if parts or isinstance(values, dict | tuple):
+            space = "Dict" if isinstance(values, dict) else "Tuple"
+            raise UserError(
+                f"{where}: the {what} are a {space} of {', '.join(map(str, parts)) or 'nothing'}, not vectors; record it "
+                "with gymnasium.wrappers.FlattenObservation, or save the arrays you want as x.npy,y.npy for data=table"
+            )
     x, y = np.asarray(observations, np.float64), np.asarray(actions, np.float64)
     if x.ndim != 2 or y.ndim != 2:
-        raise UserError(f"{where}: observations {x.shape}, actions {y.shape}; expected vectors at each step")
+        raise UserError(
+            f"{where}: observations {x.shape}, actions {y.shape}; expected vectors at each step (no images, and no "
+            "single numbers of a Discrete space)"
+        )
     if len(x) not in (len(y), len(y) + 1):
         raise UserError(f"{where}: {len(x)} observations for {len(y)} actions; expected as many, or one more")
     return x[: len(y)], y
@@ -76,6 +91,9 @@ def read_minari(folder: Path, rows: int) -> tuple[Array, Array, dict[str, Any]]:
                 f"{folder}: metadata.json lacks {' or '.join(SPACES)}, which every Minari set states; "
                 "get or record it again"
             )
+        for file in sorted((folder / "data").glob("*.hdf5")):
+            with open_hdf5(file):  # before Minari opens it, which would follow its links
+                pass
         dataset = MinariDataset(folder / "data")
         episodes = ((e.observations, e.actions) for e in dataset.iterate_episodes())
         x, y = first_rows(episodes, rows, str(folder))
@@ -87,10 +105,8 @@ def read_minari(folder: Path, rows: int) -> tuple[Array, Array, dict[str, Any]]:
 
 def read_parquet(files: list[Path], rows: int) -> tuple[Array, Array]:
     """The first rows of the JAT layout: one parquet row per episode, each column a list of vectors."""
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise UserError(f"{files[0]} needs pyarrow to be read: pip install pyarrow") from error
+    require_pyarrow(files[0])
+    import pyarrow.parquet as pq
 
     def episodes() -> Iterable[tuple[Any, Any]]:
         for file in files:
@@ -112,9 +128,7 @@ def read_parquet(files: list[Path], rows: int) -> tuple[Array, Array]:
 
 def read_d4rl(file: Path, rows: int) -> tuple[Array, Array]:
     """The first rows of a D4RL file: aligned HDF5 arrays `observations` and `actions`."""
-    import h5py
-
-    with one_line(file, "HDF5"), h5py.File(existing(file), "r") as archive:
+    with open_hdf5(existing(file)) as archive:
         missing = [key for key in ("observations", "actions") if key not in archive]
         if missing:
             raise UserError(

@@ -7,32 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from nrc.data._blocks import Joined, split_blocks
-from nrc.data._cache import Decoded, Frames, decoded
-from nrc.data._csv_drive import csv_drive
-from nrc.data._drives import Hdf5Drive, NpyDrive, hdf5_files
-from nrc.data._rendered import rendered
-from nrc.data._road import write_drive
-from nrc.data._store import IMAGES, files_read, open_store
-from nrc.data.base import (
-    TARGET_SCALES,
-    Array,
-    RegressionData,
-    check_choice,
-    check_name,
-    check_range,
-    scaled_targets,
-)
+from nrc.data.base import Array, Kind, RegressionData, ScaleTargets, scaled_targets
+from nrc.data.images.cache import Decoded, Frames, decoded
+from nrc.data.images.csv_drive import csv_drive
+from nrc.data.images.drives import Hdf5Drive, Joined, NpyDrive, hdf5_files, split_blocks
+from nrc.data.images.standins import VERSION, drawn_drive
+from nrc.data.images.store import IMAGES, files_read, open_store
+from nrc.data.settings import FRACTIONS, INF, ROWS, SEEDS, DataSource
 from nrc.errors import UserError
 
 TARGETS = ("speed", "steer")
 ONE_TARGET = {"speed": "carla_1d", "steer": "carla_1d_steer"}  # the papers' CARLA 1D is speed
-DRAWING = 2  # version of the stand-in: another number has it drawn again
-RESIDENT = ("auto", "device", "stream")
+NATIVE = (88, 200)  # pixels of a CoRL-2017 frame
 
 
 @dataclass(frozen=True)
-class Carla:
+class Carla(DataSource):
     """Frames with the speed and steer of the driver: CARLA of NeurIPS 2024 and CPAL 2026, or a drawn stand-in.
 
     Layouts, told apart by what `path` is:
@@ -40,7 +30,7 @@ class Carla:
       column 0 is steer and column 10 speed;
     - two dumps "frames.npy,targets.npy", memory-mapped;
     - a folder or tar of images with a csv of image, steer and speed, Udacity's driving_log.csv included;
-    - null: a stand-in that is drawn once and written as CoRL-2017 files.
+    - null: a drawn stand-in, spots that show speed and steer.
 
     Split: frames of a drive follow each other closely, so whole blocks of consecutive frames (200, a CoRL-2017
     file, but at most a tenth of the set) are drawn at random for testing until test_fraction is reached. With a
@@ -58,7 +48,6 @@ class Carla:
         test_fraction, split_seed: of the split by blocks.
         csv_file, image_column, steer_column, speed_column: null: found by their usual names.
         cache: folder of the decoded frames.
-        resident: "device": frames are held on the device; "stream": read from the cache; "auto": as they fit.
         rendered, render_seed: frames of the stand-in, and its seed.
 
     Raises:
@@ -73,7 +62,7 @@ class Carla:
     path: Any = None
     test_path: Any = None
     targets: list[str] = field(default_factory=lambda: list(TARGETS))
-    scale_targets: str = "none"
+    scale_targets: ScaleTargets = "none"
     size: Any = None
     limit: int | None = None
     test_fraction: float = 0.2
@@ -83,12 +72,13 @@ class Carla:
     steer_column: str | None = None
     speed_column: str | None = None
     cache: str = "outputs/cache"
-    resident: str = "auto"
     rendered: int = 1200
     render_seed: int = 0
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        self.check(
+            limit=(3, INF), rendered=(20, INF), render_seed=SEEDS, split_seed=SEEDS, test_fraction=FRACTIONS
+        )
         if (
             not self.targets
             or not set(self.targets) <= set(TARGETS)
@@ -97,25 +87,29 @@ class Carla:
             raise UserError(
                 f"data.targets is {list(self.targets)}; expected [speed,steer], [speed] or [steer]"
             )
-        check_choice("data.scale_targets", self.scale_targets, TARGET_SCALES)
-        check_choice("data.resident", self.resident, RESIDENT)
-        check_range("data.limit", self.limit, 3)
-        check_range("data.rendered", self.rendered, 20)
-        check_range("data.render_seed", self.render_seed, 0, 2**32 - 1)
-        check_range("data.split_seed", self.split_seed, 0, 2**32 - 1)
-        check_range("data.test_fraction", self.test_fraction, 1e-6, 0.99)
         _ = self._size
         if self.test_path and not self.path:
             raise UserError("data.test_path needs data.path, the frames to train on")
 
     @property
-    def data_name(self) -> str:
-        """The name that goes into the run directory."""
-        name = self.name or ("carla_2d" if len(self.targets) > 1 else ONE_TARGET[self.targets[0]])
-        if not self.path:
-            return name
-        stem = _files(self.path)[0].resolve().name.split(".")[0]
-        return f"{name}-{re.sub(r'[^A-Za-z0-9_-]+', '_', stem)}"
+    def dataset(self) -> str:
+        """Its name, by default the papers' for these targets."""
+        return self.name or ("carla_2d" if len(self.targets) > 1 else ONE_TARGET[self.targets[0]])
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """The file or folder, if there is one."""
+        return {"file": stem(_files(self.path)[0])} if self.path else {}
+
+    @property
+    def expected_rows(self) -> int:
+        """At most `limit`; the frames of the stand-in."""
+        return (self.limit or ROWS) if self.path else min(self.limit or self.rendered, self.rendered)
+
+    @property
+    def expected_size(self) -> tuple[int, int]:
+        """(H, W) in pixels, as far as the settings tell."""
+        return self._size or NATIVE
 
     @property
     def variant(self) -> dict[str, str]:
@@ -133,9 +127,7 @@ class Carla:
 
     def load(self) -> RegressionData:
         """Read the cache, or decode into it first; split and scale the targets."""
-        drawn = {"frames": self.rendered, "seed": self.render_seed}
-        path = self.path or rendered(self.cache, "carla", DRAWING, drawn, write_drive)
-        data = self._decoded(path)
+        data = self._decoded(self.path) if self.path else self._drawn()
         names = list(data.manifest["target_names"])
         _check_targets(data.manifest["where"], names, self.targets)
         y = data.targets[:, [names.index(name) for name in self.targets]]
@@ -148,10 +140,23 @@ class Carla:
             "limit": self.limit, "notes": manifest["notes"], **done,
         }  # fmt: skip
         n, x = data.n_train, data.pixels
-        kind = "real" if self.path else "stand-in"
-        return RegressionData(
-            self.data_name, x[:n], y[:n], x[n:], y[n:], ("image",), tuple(self.targets), kind, provenance
-        )
+        kind: Kind = "real" if self.path else "stand-in"
+        return self.finished((x[:n], y[:n], x[n:], y[n:]), ("image",), tuple(self.targets), kind, provenance)
+
+    def _drawn(self) -> Decoded:
+        """The stand-in."""
+
+        def open_frames() -> tuple[Frames, Array, Array]:
+            frames = drawn_drive(self.expected_rows, self.render_seed, self.expected_size)
+            return frames, *split_blocks(
+                frames.where, len(frames.targets), self.test_fraction, self.split_seed
+            )
+
+        settings = {
+            "drawn": [VERSION, self.expected_rows, self.render_seed], "size": self.expected_size,
+            "split": [self.test_fraction, self.split_seed],
+        }  # fmt: skip
+        return decoded(self.cache, "carla-stand-in", settings, [], open_frames)
 
     def _decoded(self, path: Any) -> Decoded:
         files = _files(path)
@@ -206,6 +211,11 @@ def _check_targets(where: str, found: list[str], wanted: list[str]) -> None:
             f"{where} has no {missing[0]} column (found: {', '.join(found) or 'neither speed nor steer'}); set "
             f"data.{missing[0]}_column to its name, or leave {missing[0]} out of data.targets"
         )
+
+
+def stem(file: Path) -> str:
+    """A file's name without its endings, as part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", file.expanduser().resolve().name.split(".")[0])
 
 
 def _files(path: Any) -> list[Path]:
