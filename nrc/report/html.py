@@ -18,7 +18,8 @@ from markupsafe import Markup
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from nrc.report import animation, explorer
+from nrc.figures import animation
+from nrc.report import explorer
 from nrc.report.findings import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, mean, value_range
 from nrc.report.published import comparisons
 from nrc.report.scorecard import Row, as_table, as_text, scorecard
@@ -212,7 +213,7 @@ def _moving(run: Run | None, folder: Path) -> dict[str, Any] | None:
     return {
         "src": data_uri(gif),
         "still": data_uri(still),
-        "caption": animation.caption(run),
+        "caption": animation.CAPTION,
         "width": width,
         "height": height,
     }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nrc.figures._reference import base
+from nrc.figures.reference import base
 from nrc.report.findings import FAILS, HOLDS, Case, Finding, View, beats, mean, number, plural, word
 from nrc.report.literature import DIRECTIONS, as_published, deep_value, reach
 from nrc.report.rules import CORRECTED, PAPER, START

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nrc.figures.ufm import predicted
-from nrc.figures.ufm_residuals import residuals
+from nrc.figures.ufm import predicted, residuals
 from nrc.report.findings import HOLDS, UNTESTABLE, Case, Finding, View, mean, number
 from nrc.report.rules import PAPER, RELEASED, START, lost
 from nrc.runs.read import Run, collapsed

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from nrc.errors import UserError
-from nrc.figures._reference import base
+from nrc.figures.reference import base
 from nrc.report.findings import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, number
 from nrc.report.scorecard import Row, read_claims, scorecard
 from nrc.runs.directory import atomic
