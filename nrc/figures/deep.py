@@ -1,108 +1,46 @@
 """The layer-wise figures of CPAL 2026 and of its poster: one figure per data set, layers on the x axis."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from nrc.criteria import geometric_mean
-from nrc.figures import curves, style
+from nrc.figures import layers, style
 from nrc.figures.curves import FLOOR, Drawing
-from nrc.figures.layers import (
-    HEADLINE,
-    NO_DECAY,
-    NULL,
-    TARGET,
-    THEIRS,
-    Panels,
-    first_collapsed,
-    target_stable_rank,
-)  # fmt: skip
+from nrc.figures.layers import Layers, Panel
 from nrc.figures.reference import same_layers, same_units
 from nrc.figures.registry import figure
-from nrc.figures.style import C0, C1, C2, key
-from nrc.runs.read import Run, Runs
+from nrc.figures.style import C0, key
+from nrc.runs.read import Runs
 
 HELD_OUT: dict[str, Any] = {"color": C0, "ls": (0, (1, 1)), "lw": 1.0}
 OF_FEATURES: dict[str, Any] = {"color": C0, "ls": (0, (4, 1, 1, 1)), "lw": 1.0}
-NOISE_SIDE: dict[str, Any] = {"color": C1, "marker": "s", "lw": 1.0}
-FIRST: dict[str, Any] = {"color": C2, "lw": 1.6, "alpha": 0.55}
+NOISE_SIDE: dict[str, Any] = {"color": style.C1, "marker": "s", "lw": 1.0}
 ALSO_IN_CSV = ("feature_weight_alignment_k", "feature_rank", "weight_rank")
+ALIGNMENT, VACUOUS = "feature_weight_alignment", "feature_target_alignment"
+PANELS = [
+    Panel("noise", "noise fraction", r"$\Sigma_{j>r}\,\ell_j\;/\;\Sigma_j\,\ell_j$", "log"),
+    Panel("cka", "features and targets", r"CKA$(H,Y)$", null="cka_null"),
+    Panel(ALIGNMENT, "feature-weight alignment", r"mean $\cos\theta(W,U_k)$", null=f"{ALIGNMENT}_null"),
+    Panel("linear_mse", "linear prediction", r"MSE of $H\to Y$", "log"),
+    Panel(
+        "stable_rank_covariance", "stable rank of features", r"$|\Sigma_H|_F^2\,/\,|\Sigma_H|_2^2$", "rank"
+    ),
+    Panel("stable_rank_weights", "stable rank of weights", r"$|W|_F^2\,/\,|W|_2^2$", "rank"),
+]
+LOW_RANK_PANELS = [
+    Panel(f"{VACUOUS}_features", "signal alignment, feature side", r"mean $\cos\theta(\Sigma_{HY},U_r)$"),
+    Panel(VACUOUS, "the same, target side (vacuous)", r"mean $\cos\theta(\Sigma_{HY},\Sigma_Y)$"),
+]
 CAPTION = (
     "Layer by layer at the end of training, at the headline weight decay and for the control. Green: the first "
     "collapsed layer by the rule of nrc.metrics.depth (noise, alignment and the affine fit within their bounds). Thin "
     "grey: read off the paper's figures, one run on other rows, where its network has the same layers; errors where they "
     "have the same units."
 )
-
-
-def _noise(panels: Panels, axes: Axes) -> None:
-    axes.set_yscale("log")
-    panels.pair(axes, "noise")
-    axes.set_ylim(bottom=max(axes.get_ylim()[0], FLOOR))
-    curves.log_axis(axes)
-
-
-def _cka(panels: Panels, axes: Axes) -> None:
-    panels.pair(axes, "cka", null="cka_null")
-    axes.set_ylim(-0.03, 1.03)
-
-
-def _alignment(panels: Panels, axes: Axes) -> None:
-    panels.pair(axes, "feature_weight_alignment", null="feature_weight_alignment_null")
-    axes.set_ylim(-0.03, 1.03)
-
-
-def _linear(panels: Panels, axes: Axes) -> None:
-    axes.set_yscale("log")
-    panels.pair(axes, "linear_mse", published=same_units(panels.main[0], "deep"))
-    panels.line(axes, panels.main, "linear_mse", "held-out", split="test", **HELD_OUT)
-    mse = geometric_mean([max(run.last("mse"), FLOOR) for run in panels.main])
-    panels.level(axes, float(mse), "model mse")
-    curves.log_axis(axes)
-
-
-def _feature_rank(panels: Panels, axes: Axes) -> None:
-    axes.set_yscale("log")
-    panels.pair(axes, "stable_rank_covariance")
-    panels.line(axes, panels.main, "stable_rank_features", "headline", **OF_FEATURES)
-    panels.level(axes, target_stable_rank(panels.main[0]), "target stable_rank_covariance")
-    curves.rank_axis(axes)
-
-
-def _weight_rank(panels: Panels, axes: Axes) -> None:
-    axes.set_yscale("log")
-    panels.pair(axes, "stable_rank_weights")
-    curves.rank_axis(axes)
-
-
-def _feature_side(panels: Panels, axes: Axes) -> None:
-    panels.pair(axes, "feature_target_alignment_features", published=False)
-    axes.set_ylim(-0.03, 1.03)
-
-
-def _target_side(panels: Panels, axes: Axes) -> None:
-    panels.line(axes, panels.main, "noise_alignment", "noise subspace", **NOISE_SIDE)
-    # broad, so that the null on top of it is seen
-    panels.line(axes, panels.main, "feature_target_alignment", "headline", color=C0, lw=4, alpha=0.45)
-    panels.line(axes, panels.main, "feature_target_alignment_null", "null", **NULL)
-    axes.set_ylim(-0.03, 1.05)
-
-
-PANELS: list[tuple[str, str, Callable[[Panels, Axes], None]]] = [
-    ("noise fraction", r"$\Sigma_{j>r}\,\ell_j\;/\;\Sigma_j\,\ell_j$", _noise),
-    ("features and targets", r"CKA$(H,Y)$", _cka),
-    ("feature-weight alignment", r"mean $\cos\theta(W,U_k)$", _alignment),
-    ("linear prediction", r"MSE of $H\to Y$", _linear),
-    ("stable rank of features", r"$|\Sigma_H|_F^2\,/\,|\Sigma_H|_2^2$", _feature_rank),
-    ("stable rank of weights", r"$|W|_F^2\,/\,|W|_2^2$", _weight_rank),
-]
-LOW_RANK_PANELS: list[tuple[str, str, Callable[[Panels, Axes], None]]] = [
-    ("signal alignment, feature side", r"mean $\cos\theta(\Sigma_{HY},U_r)$", _feature_side),
-    ("the same, target side (vacuous)", r"mean $\cos\theta(\Sigma_{HY},\Sigma_Y)$", _target_side),
-]
 
 
 @figure(
@@ -134,56 +72,76 @@ def low_rank(runs: Runs) -> Iterator[Drawing]:
         yield from _one(runs, "low_rank", data, data, PANELS + LOW_RANK_PANELS)
 
 
-def _one(runs: Runs, experiment: str, data: str, name: str, contents: list) -> Iterator[Drawing]:
+def _one(runs: Runs, experiment: str, data: str, name: str, panels: Sequence[Panel]) -> Iterator[Drawing]:
     main, control = runs.headline(experiment, data), runs.control(experiment, data)
     if not main or not all(run.snapshots for run in main):
         return
-    title = f"Collapse layer by layer, {style.pretty(data, main)}"
-    rows = math.ceil(len(contents) / 3)
+    rows, title = math.ceil(len(panels) / 3), f"Collapse layer by layer, {style.pretty(data, main)}"
     drawing = Drawing(name, title, rows, 3, 0.8 + 1.75 * rows, "layer")
-    panels, run = Panels(drawing, main, control), main[0]
-    first = first_collapsed(run)
-    cells = list(drawing.grid.flat)
-    for axes, (words, label, content) in zip(cells, contents, strict=False):
-        content(panels, axes)
-        panels.dress(axes, words, label)
+    inside, cells, first = (
+        Layers(drawing, main, control),
+        list(drawing.grid.flat),
+        layers.first_collapsed(main[0]),
+    )
+    for axes, panel in zip(cells, panels, strict=False):
+        _panel(inside, axes, panel)
+        inside.finish(axes, panel)
         if first is not None:
-            axes.axvline(first, zorder=0, **FIRST)
-    mlp = run.layers[0].startswith("fc")
-    for axes in cells[len(contents) - 3 : len(contents)]:
+            axes.axvline(first, zorder=0, **layers.FIRST)
+    mlp = main[0].layers[0].startswith("fc")
+    for axes in cells[len(panels) - 3 : len(panels)]:
         axes.set_xlabel("layer (input of fc1, fc2, ...)" if mlp else "input of conv 1, 2, ... and fc")
-    if len(contents) < len(cells):
+    if len(panels) < len(cells):
         cells[-1].axis("off")
-        cells[-1].legend(handles=_key(panels, first), loc="center left", ncols=1)
+        cells[-1].legend(handles=_key(inside, first), loc="center left", ncols=1)
     else:
-        drawing.legend(_key(panels, first), 4)
+        drawing.legend(_key(inside, first), 4)
     drawing.figure.suptitle(style.column_title(data, main).replace("\n", ", "), fontsize=9)
     for metric in ALSO_IN_CSV:
-        for one in main:
-            values = [one.last(metric, layer=layer) for layer in one.layers]
-            labels = {"data": data, "metric": metric, "series": "headline", "weight_decay": run.weight_decay}
-            drawing.note(panels.x, values, seed=one.seed, **labels)
+        for run in main:
+            values = [run.last(metric, layer=layer) for layer in run.layers]
+            labels = {
+                "metric": metric,
+                "series": "headline",
+                "weight_decay": run.weight_decay,
+                "seed": run.seed,
+            }
+            drawing.note(inside.x, values, data=data, **labels)
     place = math.nan if first is None else first
     drawing.note([0], [place], data=data, metric="first_collapsed_layer", series="headline")
     drawing.runs += main + control
     yield drawing
 
 
-def _key(panels: Panels, first: int | None) -> list[Line2D]:
-    main: Run = panels.main[0]
-    handles = [
-        key(f"λ = {style.scientific(main.weight_decay)}, train", **HEADLINE),
-        key("the same, held-out (MSE)", **HELD_OUT),
-        key("stable rank $|H|_F^2/|H|_2^2$", **OF_FEATURES),
+def _panel(inside: Layers, axes: Axes, panel: Panel) -> None:
+    main = inside.main
+    if panel.metric == VACUOUS:
+        inside.line(axes, main, "noise_alignment", "noise subspace", **NOISE_SIDE)
+        # broad, so that the null on top of it is seen
+        inside.line(axes, main, VACUOUS, "headline", color=C0, lw=4, alpha=0.45)
+        inside.line(axes, main, f"{VACUOUS}_null", "null", **layers.NULL)
+        return
+    inside.pair(axes, panel, published=panel.metric != "linear_mse" or same_units(main[0], "deep"))
+    if panel.metric == "linear_mse":
+        inside.line(axes, main, "linear_mse", "held-out", split="test", **HELD_OUT)
+        inside.level(axes, float(geometric_mean([max(run.last("mse"), FLOOR) for run in main])), "model mse")
+    elif panel.metric == "stable_rank_covariance":
+        inside.line(axes, main, "stable_rank_features", "headline", **OF_FEATURES)
+        inside.level(axes, layers.target_stable_rank(main[0]), "target stable_rank_covariance")
+
+
+def _key(inside: Layers, first: int | None) -> list[Line2D]:
+    main = inside.main[0]
+    noise_side = len(main.snapshots["sigma"]) > 2 and math.isfinite(main.last("noise_alignment"))
+    entries = [
+        (f"λ = {style.scientific(main.weight_decay)}, train", layers.HEADLINE, True),
+        ("the same, held-out (MSE)", HELD_OUT, True),
+        ("stable rank $|H|_F^2/|H|_2^2$", OF_FEATURES, True),
+        ("control, λ = 0", layers.CONTROL, bool(inside.control)),
+        ("null: random pairing, directions", layers.NULL, True),
+        ("model's MSE; target's stable rank", layers.TARGET, True),
+        ("published, other data", layers.THEIRS, same_layers(main)),
+        (f"first collapsed: {main.layers[(first or 1) - 1]}", layers.FIRST, first is not None),
+        ("alignment with the noise subspace", NOISE_SIDE, noise_side),
     ]
-    if panels.control:
-        handles.append(key("control, λ = 0", **NO_DECAY))
-    handles.append(key("null: random pairing, directions", **NULL))
-    handles.append(key("model's MSE; target's stable rank", **TARGET))
-    if same_layers(main):
-        handles.append(key("published, other data", **THEIRS))
-    if first is not None:
-        handles.append(key(f"first collapsed: {main.layers[first - 1]}", **FIRST))
-    if len(main.snapshots["sigma"]) > 2 and math.isfinite(main.last("noise_alignment")):
-        handles.append(key("alignment with the noise subspace", **NOISE_SIDE))
-    return handles
+    return [key(label, **look) for label, look, drawn in entries if drawn]

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,16 +135,14 @@ def _draw(name: str, runs: Runs, folder: Path) -> list[str]:
     return written
 
 
-_runs: Runs  # of a worker process: runs are read once for all of its figures
+@cache
+def _runs_of_worker(outputs: Path, protocol: str) -> Runs:
+    """Read once for all figures that a worker process draws."""
+    return Runs(outputs, protocol)
 
 
-def _start_worker(outputs: Path, protocol: str) -> None:
-    global _runs
-    _runs = Runs(outputs, protocol)
-
-
-def _draw_in_worker(name: str, folder: Path) -> list[str]:
-    return _draw(name, _runs, folder)
+def _draw_in_worker(name: str, outputs: Path, protocol: str, folder: Path) -> list[str]:
+    return _draw(name, _runs_of_worker(outputs, protocol), folder)
 
 
 def _draw_jobs(jobs: list[str], outputs: Path, protocol: str, folder: Path) -> Iterator[list[str]]:
@@ -153,8 +152,8 @@ def _draw_jobs(jobs: list[str], outputs: Path, protocol: str, folder: Path) -> I
         runs = Runs(outputs, protocol)
         yield from (_draw(name, runs, folder) for name in jobs)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (outputs, protocol)) as pool:
-        yield from pool.map(_draw_in_worker, jobs, [folder] * len(jobs))
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        yield from pool.map(_draw_in_worker, jobs, repeat(outputs), repeat(protocol), repeat(folder))
 
 
 def _cores() -> int:

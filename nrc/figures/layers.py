@@ -1,70 +1,81 @@
 """Metrics against the layer number, for the layer-wise figures; and where collapse begins."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from nrc.figures.curves import Drawing
+from nrc.figures import curves, style
+from nrc.figures.curves import FLOOR, Drawing
 from nrc.figures.reference import curve, same_layers
-from nrc.figures.style import C0, C1, CONTROL, PUBLISHED
 from nrc.metrics.depth import first_collapsed_layer
 from nrc.runs.read import Run
 
 NULL: dict[str, Any] = {"color": "black", "ls": ":", "lw": 0.9}
-TARGET: dict[str, Any] = {"color": C1, "ls": "--", "lw": 0.9}
-THEIRS: dict[str, Any] = {"color": PUBLISHED, "lw": 0.6, "marker": "x", "ms": 2.5, "mew": 0.6}
-NO_DECAY: dict[str, Any] = {"color": CONTROL, "lw": 1.2, "marker": "."}
-HEADLINE: dict[str, Any] = {"color": C0, "lw": 1.4, "marker": "o"}
+TARGET: dict[str, Any] = {"color": style.C1, "ls": "--", "lw": 0.9}
+THEIRS: dict[str, Any] = {"color": style.PUBLISHED, "lw": 0.6, "marker": "x", "ms": 2.5, "mew": 0.6}
+CONTROL: dict[str, Any] = {"color": style.CONTROL, "lw": 1.2, "marker": "."}
+HEADLINE: dict[str, Any] = {"color": style.C0, "lw": 1.4, "marker": "o"}
+FIRST: dict[str, Any] = {"color": style.C2, "lw": 1.6, "alpha": 0.55}
 
 
-@dataclass
-class Panels:
-    """What the panels of one figure share: the drawing, its runs, and the x axis."""
+class Panel(NamedTuple):
+    """A metric with its words, the null it is held against, and its axis: "share" (0 to 1), "log" or "rank"."""
 
-    drawing: Drawing
-    main: Sequence[Run]
-    control: Sequence[Run] = ()
+    metric: str
+    title: str
+    label: str
+    axis: str = "share"
+    null: str = ""
 
-    @property
-    def x(self) -> np.ndarray:
-        return np.arange(1, len(self.main[0].layers) + 1)
+
+class Layers:
+    """The panels of one figure: all draw against the layer number."""
+
+    def __init__(self, drawing: Drawing, main: Sequence[Run], control: Sequence[Run] = ()) -> None:
+        self.drawing, self.main, self.control = drawing, main, control
+        self.x = np.arange(1, len(main[0].layers) + 1)
 
     def line(
         self, axes: Axes, runs: Sequence[Run], metric: str, series: str, split: str = "train", **look: Any
     ) -> None:
-        """Each seed thin, the mean thick, against the layer."""
-        found = [
-            pd.Series([run.last(metric, split, name) for name in run.layers], index=self.x) for run in runs
-        ]
+        """Each seed thin, the mean thick."""
+        found = [pd.Series([r.last(metric, split, name) for name in r.layers], index=self.x) for r in runs]
         if runs:
             self.drawing.seeds(axes, runs, metric, found, series, **look)
 
-    def pair(self, axes: Axes, metric: str, null: str = "", published: bool = True) -> None:
-        """Control grey, published thin, headline on top, null dotted."""
-        self.line(axes, self.control, metric, "control", **NO_DECAY)
-        theirs = curve("deep_published", self.main[0].data, metric)
+    def pair(self, axes: Axes, panel: Panel, published: bool = True) -> None:
+        """Control grey, published thin, headline on top, null dotted; `finish` the axis when all is drawn."""
+        axes.set_yscale("linear" if panel.axis == "share" else "log")
+        self.line(axes, self.control, panel.metric, "control", **CONTROL)
+        theirs = curve("deep_published", self.main[0].data, panel.metric)
         theirs = theirs[theirs["layer"].between(1, len(self.x))]
         if published and len(theirs) and same_layers(self.main[0]):
-            labels = {"data": self.main[0].data, "metric": metric, "series": "published"}
+            labels = {"data": self.main[0].data, "metric": panel.metric, "series": "published"}
             self.drawing.line(axes, theirs["layer"], theirs["value"], labels, **THEIRS)
-        self.line(axes, self.main, metric, "headline", **HEADLINE)
-        if null:  # on top: a null that equals the metric must be seen to do so
-            self.line(axes, self.main, null, "null", **NULL)
+        self.line(axes, self.main, panel.metric, "headline", **HEADLINE)
+        if panel.null:  # on top: a null that equals the metric must be seen to do so
+            self.line(axes, self.main, panel.null, "null", **NULL)
 
     def level(self, axes: Axes, value: float, metric: str) -> None:
         """A horizontal line: the model's MSE or the target's stable rank."""
         labels = {"data": self.main[0].data, "metric": metric, "series": "reference"}
         self.drawing.line(axes, [self.x[0], self.x[-1]], [value, value], labels, **TARGET)
 
-    def dress(self, axes: Axes, title: str, label: str) -> None:
-        """Title, label and an x axis of whole layers."""
-        axes.set_title(title)
-        axes.set_ylabel(label)
+    def finish(self, axes: Axes, panel: Panel) -> None:
+        """Title, label and axes."""
+        if panel.axis == "share":
+            axes.set_ylim(-0.03, 1.05)
+        elif panel.axis == "rank":
+            curves.rank_axis(axes)
+        else:
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], FLOOR))
+            curves.log_axis(axes)
+        axes.set_title(panel.title)
+        axes.set_ylabel(panel.label)
         axes.set_xlim(0.6, len(self.x) + 0.4)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=5))
         axes.grid(axis="x", visible=False)
@@ -94,11 +105,8 @@ def first_collapsed(run: Run, end: str = "", when: str = "end") -> int | None:
         return float(series.iloc[-1 if when == "end" else 0]) if len(series) else float("nan")
 
     rows = [
-        {
-            "noise": at(f"noise{end}", layer),
-            "feature_weight_alignment": at(f"feature_weight_alignment{end}", layer),
-            "linear_mse": at("linear_mse", layer, split),
-        }
+        {name: at(name + end, layer) for name in ("noise", "feature_weight_alignment")}
+        | {"linear_mse": at("linear_mse", layer, split)}
         for layer in run.layers
     ]
     sigma = run.snapshots["sigma"]

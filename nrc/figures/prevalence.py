@@ -25,7 +25,7 @@ THIN: dict[str, Any] = {"color": style.PUBLISHED, "lw": 0.6}
     reads=selection.EXPERIMENTS,
     caption="NRC1-3 and errors at the headline weight decay, and NRC1 of the control without weight decay; each seed "
     "thin, the mean thick, tau = 0 at the left edge. Thin grey: published curves of an earlier generation of the paper's "
-    "runs, one seed, NRC1 and NRC2 there of raw features; the arrow at the right edge is where they end later, their "
+    "runs, one seed, NRC1 and NRC2 there of raw features; the arrows at the right edge are where they end later (NRC2 hollow, NRC3 orange); their "
     "weight decay and budget stand in the title. ResNets are measured with BatchNorm's running statistics, which lag "
     "behind while the learning rate is high.",
 )
@@ -96,7 +96,15 @@ def _published(drawing: Drawing, axes: Axes, tau: TauAxis, run: Run, metric: str
     here, end = theirs[theirs["tau"].between(tau.zero, tau.end)], theirs.iloc[-1:]
     drawing.line(axes, here["tau"], here["value"], labels | {"series": "published"}, ls=line, **THIN)
     if float(end["tau"].iloc[0]) > tau.end:
-        arrow = {"marker": "<", "ms": 3, "clip_on": False, "color": style.PUBLISHED, "ls": ""}
+        faces = {"-": style.PUBLISHED, "--": "white", "-.": C1}
+        arrow = {
+            "marker": "<",
+            "ms": 3,
+            "clip_on": False,
+            "color": style.PUBLISHED,
+            "mfc": faces[line],
+            "ls": "",
+        }
         drawing.line(
             axes, end["tau"], end["value"], labels | {"series": "published end"}, [1.2 * tau.end], **arrow
         )
