@@ -144,8 +144,8 @@ def main() -> None:
     from nrc.figures import draw_all
     from nrc.report.html import write_report
 
-    for written in draw_all(args.outputs, args.protocol):
-        print(written)
+    for path, unchanged in draw_all(args.outputs, args.protocol):
+        print(f"{path} (unchanged)" if unchanged else path)
     write_report(args.outputs, args.protocol)
     print(f"done in {(time.monotonic() - began) / 60:.1f} min")
     if failed:

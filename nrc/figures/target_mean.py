@@ -26,10 +26,9 @@ HEALTH = [
 )
 def target_mean(runs: Runs) -> Iterator[Drawing]:
     columns: dict[str, dict[float, Run]] = {}
-    for name, found in runs.of("target_mean").items():
-        data, _, mean = name.rpartition("-mean")
-        if data:
-            columns.setdefault(data, {})[float(mean)] = found[0]
+    for run, *_ in runs.of("target_mean").values():
+        others = [str(value) for key, value in run.variant.items() if key != "target_mean"]
+        columns.setdefault("-".join([run.dataset, *others]), {})[float(run.variant["target_mean"])] = run
     columns = {data: dict(sorted(by_mean.items())) for data, by_mean in columns.items() if len(by_mean) > 1}
     if not columns:
         return

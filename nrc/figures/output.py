@@ -18,7 +18,7 @@ from nrc.figures.curves import Drawing
 from nrc.figures.registry import figures, find
 from nrc.places import PROTOCOLS
 from nrc.runs.directory import atomic, write_json
-from nrc.runs.read import Run, Runs
+from nrc.runs.read import Runs, commands
 
 # what a figure is made by, beside its runs
 SOURCES = ("figures", "criteria.py", "reference", "runs", "metrics", "theory")
@@ -217,23 +217,8 @@ def _entry(name: str, drawing: Drawing, names: list[str], runs: Runs) -> dict[st
         "files": names,
         "csv": names[-1],
         "runs": sorted({str(run.path.relative_to(runs.outputs)) for run in drawing.runs}),
-        "commands": _commands(drawing, runs),
+        "commands": commands(drawing.runs),
     }
-
-
-def _commands(drawing: Drawing, runs: Runs) -> list[str]:
-    """Until run.json holds the command: guessed, per experiment and data set."""
-    from nrc.figures._command import command
-
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in drawing.runs:
-        experiment = run.path.relative_to(runs.outputs).parts[0]
-        name = experiment.rpartition("-")[0] if experiment.rpartition("-")[2] in PROTOCOLS else experiment
-        groups.setdefault((name, run.data), []).append(run)
-    return [
-        command(f"deep_{data.partition('-')[0]}" if name == "deep" else name, found)
-        for (name, data), found in groups.items()
-    ]
 
 
 def _write_captions(folder: Path) -> list[Path]:
