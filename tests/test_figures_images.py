@@ -1,6 +1,5 @@
 """The image sets' figures: their own files, stand-ins named, one target without NRC3, layers of a ResNet."""
 
-import json
 import shlex
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from test_figures import drawings, drawn, words, write_run
 
 from nrc.cli import config
-from nrc.figures import Runs, draw_all, figures
+from nrc.figures import Drawing, Runs, figures
 from nrc.figures.selection import sets
 from nrc.figures.style import pretty
 from nrc.runs.read import Run, commands
@@ -20,52 +19,44 @@ NET = {"kind": "ResNet", "depth": 18}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawing]:
+    """All that is drawn of three sets of images, by name."""
     outputs = tmp_path_factory.mktemp("outputs")
-    for data, n, kind in (
-        ("carla_2d", 2, "stand-in"),
-        ("carla_1d", 1, "stand-in"),
-        ("utkface-faces", 1, "real"),
-    ):
+    sets = (("carla_2d", 2, "stand-in"), ("carla_1d", 1, "stand-in"), ("utkface-faces", 1, "real"))
+    for data, n, kind in sets:
         for wd in (0.0, 0.05):
             write_run(outputs, "images-quick", data, wd, n=n, kind=kind, names=POINTS, model=NET)
-    list(draw_all(outputs, only=["prevalence", "evr", "sweep", "gamma", "deep"]))
-    return outputs / "figures"
+    names = ("prevalence", "evr", "sweep", "gamma", "deep")
+    return {drawing.name: drawing for name in names for drawing in drawings(name, outputs)}
 
 
-def test_stand_ins_and_real_images_are_drawn_apart(folder: Path) -> None:
-    found = {file.stem for file in folder.glob("*.png")}
+def data_of(drawing: Drawing, metric: str = "") -> set[str]:
+    table = drawing.table
+    return set(table[table.metric == metric].data if metric else table.data)
+
+
+def test_stand_ins_and_real_images_are_drawn_apart(found: dict[str, Drawing]) -> None:
     for kind in ("prevalence", "evr", "sweep"):
-        assert {f"{kind}_images", f"{kind}_images_real"} <= found
-        data = set(pd.read_csv(folder / f"{kind}_images.csv").data)
-        assert data == {"carla_2d", "carla_1d"}
-        assert set(pd.read_csv(folder / f"{kind}_images_real.csv").data) == {"utkface-faces"}
-    assert {"deep_carla_2d", "deep_carla_1d", "deep_utkface-faces"} <= found
+        assert data_of(found[f"{kind}_images"]) == {"carla_2d", "carla_1d"}
+        assert data_of(found[f"{kind}_images_real"]) == {"utkface-faces"}
+    assert {"deep_carla_2d", "deep_carla_1d", "deep_utkface-faces"} <= set(found)
 
 
-def test_one_target_has_no_nrc3_and_no_gamma(folder: Path) -> None:
-    table = pd.read_csv(folder / "prevalence_images.csv")
-    assert set(table[table.metric == "nrc3"].data) == {"carla_2d"}
-    assert set(pd.read_csv(folder / "sweep_images.csv").query("metric == 'nrc3'").data) == {"carla_2d"}
-    assert set(pd.read_csv(folder / "gamma_images.csv").data) == {"carla_2d"}
-    assert not (folder / "gamma_images_real.png").exists()
+def test_one_target_has_no_nrc3_and_no_gamma(found: dict[str, Drawing]) -> None:
+    for name in ("prevalence_images", "sweep_images", "gamma_images"):
+        assert data_of(found[name], "nrc3") == {"carla_2d"}, name
+    assert "gamma_images_real" not in found
 
 
-def test_stand_ins_are_named_in_titles_and_never_for_real_data(tmp_path: Path) -> None:
-    for data, kind, n in (("carla_2d", "stand-in", 2), ("utkface-faces", "real", 1)):
-        write_run(tmp_path, "images-quick", data, 0.05, n=n, kind=kind, names=POINTS, model=NET)
-    for name in ("prevalence", "evr", "sweep", "gamma", "deep"):
-        for drawing in drawings(name, tmp_path):
-            texts = "".join([*words(drawing), drawing.title])
-            assert ("CARLA 2D (stand-in)" in texts) == ("carla" in str(set(drawing.table["data"]))), (
-                drawing.name
-            )
-            assert ("stand-in" in texts) == ("carla" in str(set(drawing.table["data"]))), drawing.name
+def test_stand_ins_are_named_in_titles_and_never_for_real_data(found: dict[str, Drawing]) -> None:
+    for drawing in found.values():
+        texts = "".join([*words(drawing), drawing.title])
+        stand_in = any(data.startswith("carla") for data in data_of(drawing))
+        assert ("(stand-in)" in texts) == stand_in, drawing.name
 
 
-def test_commands_run_the_experiment_that_made_the_runs(folder: Path) -> None:
-    captions = json.loads((folder / "captions.json").read_text())
-    assert captions["deep_carla_1d"]["commands"] == [
+def test_commands_run_the_experiment_that_made_the_runs(found: dict[str, Drawing]) -> None:
+    assert commands(found["deep_carla_1d"].runs) == [
         "python scripts/train.py -m experiment=images data=carla_1d protocol=quick optim.weight_decay=0.05,0 seed=0"
     ]
 
@@ -93,16 +84,18 @@ def test_the_printed_command_makes_the_runs_again(given: list[str]) -> None:
     runs = [Run(m.directory, m.settings.purpose(), pd.DataFrame()) for m in made]
     again: dict[Path, RunSettings] = {}
     for line in commands(runs):
-        words = shlex.split(line)
-        assert words[:2] == ["python", "scripts/train.py"]
-        again |= {m.directory: m.settings for m in config.members_of([w for w in words[2:] if w != "-m"])}
+        typed = shlex.split(line)
+        assert typed[:2] == ["python", "scripts/train.py"]
+        again |= {m.directory: m.settings for m in config.members_of([w for w in typed[2:] if w != "-m"])}
     assert again == {m.directory: m.settings for m in made}
     (alone,) = config.members_of(shlex.split(runs[0].command)[2:])
     assert alone.settings == made[0].settings
 
 
-def test_layers_are_named_as_in_the_network_and_published_curves_are_those_of_the_paper(folder: Path) -> None:
-    table = pd.read_csv(folder / "deep_carla_2d.csv")
+def test_layers_are_named_as_in_the_network_and_published_curves_are_those_of_the_paper(
+    found: dict[str, Drawing],
+) -> None:
+    table = found["deep_carla_2d"].table
     published = table[(table.series == "published") & (table.metric == "noise")]
     assert published.layer.max() == len(POINTS)  # cut to the layers that are there; 17 in the file
     main = table[(table.series == "headline") & (table.metric == "noise")]

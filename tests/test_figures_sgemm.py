@@ -126,10 +126,6 @@ def test_ranks_add_rows_for_other_numbers_of_directions(tmp_path: Path) -> None:
         assert value["noise_r1"] > value["noise"] and value["feature_weight_alignment_k_r1"] == 1
 
 
-def test_without_ranks_the_settings_read_as_before(tmp_path: Path) -> None:
-    assert "ranks" not in fitted(tmp_path, []).as_dict()["measure"]
-
-
 def test_ranks_out_of_range(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"measure\.ranks is \[4\], but there are 3 targets"):
         fitted(tmp_path, [4])

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from report_runs import home, toy, train
 
 from nrc.errors import UserError
-from nrc.figures import Runs
-from nrc.report import animation, explorer, published
+from nrc.figures import Runs, animation
+from nrc.report import explorer, published
 from nrc.report.findings import NOT_RUN, summary
 from nrc.report.html import embedded_json, write_report
 from nrc.report.literature import published_tau
