@@ -395,7 +395,7 @@ def test_too_small_a_disk_is_said_before_anything_is_written(
     write_hdf5(tmp_path / "a.h5")
     monkeypatch.setattr(_cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
     with pytest.raises(
-        UserError, match=r"a\.h5 need .* GB in .*cache, which has 0\.00 GB free; set data\.cache"
+        UserError, match=r"a\.h5 need 0\.0 MB in .*cache, which has 0\.0 MB free; set data\.cache"
     ):
         load(tmp_path, tmp_path / "a.h5")
 

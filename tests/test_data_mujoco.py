@@ -398,7 +398,7 @@ def test_bad_settings(bad: dict[str, Any], message: str) -> None:
 
 
 CLASSES = {
-    "mujoco": Mujoco,
+    "base/mujoco": Mujoco,
     "table": Table,
     "low_rank": LowRank,
     "sgemm": Sgemm,

@@ -23,9 +23,9 @@ L - L* <= e (L + L* + sqrt(c) |b - b*|). Proofs: docs/theory.md.
 cone; `one_sided` decides that. Around 0 in all directions they never do, at any weight decay.
 
 **Known and not known.** For n = 1 the minimum is in closed form; for n = 2 and 3 it is computed, up to the
-certificate. The minimal loss, Z, b and the residuals are unique; the rays are not proved to be, and NRC1 depends on
-them. All this is about free features and ONE weight layer. In a deep network the gauge becomes a quasi-norm that is not
-convex: no certificate, and a minimum found may be a local one.
+certificate. The minimal loss and the residuals are unique, with lambda_b > 0 also b and Z; the rays are not proved to
+be, and NRC1 depends on them. All this is about free features and ONE weight layer. In a deep network the gauge becomes
+a quasi-norm that is not convex: no certificate, and a minimum found may be a local one.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def certificate(
 
     Args:
         targets: (M, n) or (M,), samples in rows.
-        weight, features, bias: W (n, d), H (d, M) >= 0, b (n,); of any origin, such as `L-BFGS`.
+        weight, features, bias: W (n, d), H (d, M) >= 0, b (n,); of any origin, such as another solver.
         lambda_h, lambda_w, lambda_b: as for `optimum`.
 
     Raises:
@@ -247,7 +247,8 @@ def predicted_curve(
 
     The targets become scale * (y_i - ybar + mean * s u), with s^2 and u an eigenvalue and eigenvector of their
     covariance: the mean lies `mean` deviations of that direction away from 0, whatever the scale. The sign of u
-    makes its largest entry positive.
+    makes its largest entry positive. That is what `data.target_mean_along=sigma` does, with `data.target_mean` =
+    [mean, 0, ...] for direction 0, and `data.target_scale`.
 
     Args:
         targets: (M, n) or (M,) rows, n <= 3; their own mean is taken away first.

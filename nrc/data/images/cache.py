@@ -167,10 +167,10 @@ def _make(
     part = folder.with_name(f"{folder.name}.part")
     needed = len(rows) * frames.shape[0] * frames.shape[1] * 3
     free = shutil.disk_usage(folder.parent).free
-    full = f"the decoded frames of {frames.where} need {needed / 1e9:.2f} GB in {folder.parent}"
+    full = f"the decoded frames of {frames.where} need {_size(needed)} in {folder.parent}"
     if free < needed + 1e8:
         raise UserError(
-            f"{full}, which has {free / 1e9:.2f} GB free; set data.cache to a folder on a larger disk, "
+            f"{full}, which has {_size(free)} free; set data.cache to a folder on a larger disk, "
             "or data.limit"
         )
     shutil.rmtree(part, ignore_errors=True)
@@ -196,6 +196,10 @@ def _make(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return manifest
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes > 1e9 else f"{nbytes / 1e6:.1f} MB"
 
 
 def _write(file: Path, frames: Frames, rows: Array, label: str) -> str:

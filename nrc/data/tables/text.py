@@ -25,7 +25,6 @@ MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "nil", "?", "
 INDEX = re.compile(
     r"Unnamed: 0(\.\d+)*|__index_level_\d+__|level_0"
 )  # names under which pandas saves its row labels
-SAY_SO = "set data.header={} if {}"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Layout:
         skip: lines before the first row.
         header: whether that row names the columns.
         names: names that a comment above the rows gives; None: it gives none.
-        comments: whether lines that begin with # are comments.
+        comment: the character that begins comments; "" if there are none.
         notes: what was decided, for the user.
     """
 
@@ -45,7 +44,7 @@ class Layout:
     skip: int
     header: bool
     names: tuple[str, ...] | None
-    comments: bool
+    comment: str
     notes: tuple[str, ...]
 
 
@@ -58,21 +57,20 @@ def layout_of(lines: Sequence[str], header: bool | None = None) -> Layout:
         >>> layout_of(["0,1,2", "0.3,0.1,0.2"]).header, layout_of(["0,1,2", "3,4,5"]).header
         (True, False)
     """
-    separator, skip, comments = None, 0, list[str]()
+    separator, skip, comment, comments = "", 0, "", list[str]()
     for number, line in enumerate(lines):
         excel = EXCEL.match(line)
         if excel and number == 0:
             separator, skip = excel[1], 1
-        elif line.lstrip().startswith("#"):
-            comments.append(line.strip().lstrip("# "))
+        elif line.lstrip().startswith(("#", "%")):
+            comment = line.lstrip()[0]
+            comments.append(line.strip().lstrip(f"{comment} "))
             skip = number + 1
         elif line.strip():
             break
-    rows = [
-        line for line in lines[skip:] if line.strip() and not (comments and line.lstrip().startswith("#"))
-    ]
-    bare = re.sub(r'"[^"]*"', "", rows[0]) if rows else ""  # a quoted name may hold any character
-    separator = separator or next((s for s in SEPARATORS if s in bare), BLANKS)
+    rows = [line for line in lines[skip:] if line.strip()]
+    rows = [row for row in rows if not (comment and row.lstrip().startswith(comment))]
+    separator = separator or _separator(rows)
     table = [_cells(row, separator) for row in rows]
     names, notes = None, list[str]()
     if comments and table and not header:
@@ -82,7 +80,16 @@ def layout_of(lines: Sequence[str], header: bool | None = None) -> Layout:
             names = None  # the first row has names itself
     if names is None and table and header is None:
         header, notes = _is_header(table[0], table[1:])
-    return Layout(separator, skip, bool(header) and names is None, names, bool(comments), tuple(notes))
+        if not header and '"' in rows[0] and len(rows) > 1 and not any('"' in row for row in rows[1:]):
+            header, notes = True, [_said(table[0], "the header", "false", "it is data")]
+    return Layout(separator, skip, bool(header) and names is None, names, comment, tuple(notes))
+
+
+def _separator(rows: list[str]) -> str:
+    """The first of the usual ones that cuts the first two rows into as many cells; quoted text may hold any."""
+    first, second = (re.sub(r'"[^"]*"', "", row) for row in (rows * 2)[:2]) if rows else ("", "")
+    there = [s for s in SEPARATORS if s in first]
+    return next((s for s in there if first.count(s) == second.count(s)), there[0] if there else BLANKS)
 
 
 def _cells(row: str, separator: str) -> list[str]:
@@ -98,38 +105,42 @@ def _is_name(cell: str) -> bool:
 def _is_header(first: list[str], below: list[list[str]]) -> tuple[bool, list[str]]:
     """Whether a first row names the columns, and a note where numbers leave a doubt.
 
-    It does if a cell of it is neither a number nor stands for a missing one. Of numbers alone (column numbers, years,
-    wavelengths) it does if they rise evenly and no row below does, or if they are whole while the numbers below are
-    not.
+    It does if a cell of it is neither a number nor stands for a missing one. Whole numbers alone (column numbers,
+    years) do if they rise evenly and no row below does, or if they rise and the numbers below are not whole; others
+    (wavelengths) if they rise evenly, no row below does, and each lies beyond its column.
     """
-    shown = ", ".join(first[:6]) + (", ..." if len(first) > 6 else "")
     if any(map(_is_name, first)):
-        odd = sum(map(_is_number, first)) > len(first) / 2 and not _rises(
-            [c for c in first if _is_number(c)], 2
-        )
-        note = f"the first row ({shown}) is taken for the header; " + SAY_SO.format("false", "it is data")
-        return True, [note] if odd else []
+        odd = sum(map(_is_number, first)) > len(first) / 2 and not _rises([c for c in first if _is_number(c)])
+        return True, [_said(first, "the header", "false", "it is data")] if odd else []
     numbers = first[1:] if first and not first[0] else first  # above a saved index stands no name
-    if not _rises(numbers, 2):
+    if not _rises(numbers):
         return False, []
-    even = len(numbers) > 2 and _even(numbers) and not any(_rises(row, 2) and _even(row) for row in below)
+    columns = [[cell for cell in column if _is_number(cell)] for column in zip(*below, strict=False)]
+    columns = columns[len(first) - len(numbers) :]
+    even = len(numbers) > 2 and _even(numbers) and not any(_rises(row) and _even(row) for row in below)
     whole = all(re.fullmatch(r"[+-]?\d+", cell) for cell in numbers)
-    broken = [column for column in zip(*below, strict=False) if any("." in cell for cell in column)]
-    other = (
-        whole and broken and all("." in cell or "e" in cell.lower() for column in broken for cell in column)
-    )
-    if even or other:
-        note = f"the first row ({shown}) is taken for the header; " + SAY_SO.format("false", "it is data")
-        return True, [note]
+    broken = [column for column in columns if any("." in cell for cell in column)]
+    other = broken and all("." in cell or "e" in cell.lower() for column in broken for cell in column)
+    beyond = all(_beyond(float(n), _values(c)) for n, c in zip(numbers, columns, strict=False))
+    if (even or other) if whole else (even and beyond):
+        return True, [_said(first, "the header", "false", "it is data")]
     if whole and _even(numbers):
-        note = f"the first row ({shown}) is taken for data, not for the header; "
-        return False, [note + SAY_SO.format("true", "it names the columns")]
+        return False, [_said(first, "data, not for the header", "true", "it names the columns")]
     return False, []
 
 
-def _rises(cells: Sequence[str], fewest: int) -> bool:
-    """Whether these are at least so many numbers, each larger than the one before."""
-    return len(cells) >= fewest and all(map(_is_number, cells)) and bool((np.diff(_values(cells)) > 0).all())
+def _said(first: list[str], taken: str, value: str, case: str) -> str:
+    shown = ", ".join(first[:6]) + (", ..." if len(first) > 6 else "")
+    return f"the first row ({shown}) is taken for {taken}; set data.header={value} if {case}"
+
+
+def _beyond(value: float, column: Any) -> bool:
+    return not len(column) or not column.min() <= value <= column.max()
+
+
+def _rises(cells: Sequence[str]) -> bool:
+    """Whether these are two or more numbers, each larger than the one before."""
+    return len(cells) >= 2 and all(map(_is_number, cells)) and bool((np.diff(_values(cells)) > 0).all())
 
 
 def _even(cells: Sequence[str]) -> bool:
@@ -174,15 +185,20 @@ def read_csv(file: Path, limit: int | None, header: bool | None = None) -> Colum
             try:
                 frame = pd.read_csv(
                     file, sep=layout.separator, header=0 if layout.header else None, nrows=limit,
-                    skiprows=layout.skip, comment="#" if layout.comments else None, encoding="utf-8-sig",
+                    skiprows=layout.skip, comment=layout.comment or None, encoding="utf-8-sig",
                     float_precision="round_trip", index_col=False, on_bad_lines="error", low_memory=False,
                 )  # fmt: skip
             except pd.errors.ParserWarning as error:
-                raise ValueError("rows are longer than the header") from error
+                raise ValueError("rows are longer than the header; are there row names?") from error
     if layout.names is not None and len(layout.names) == frame.shape[1]:
         _distinct(file, layout.names)
         frame.columns = list(layout.names)
     named = layout.header or layout.names is not None
+    if named and len(frame) and frame.iloc[:, -1].isna().all():
+        raise UserError(
+            f"{file}: no row has a number in the last of {frame.shape[1]} columns, {frame.columns[-1]!r}; "
+            "give the header one name for each column of numbers"
+        )
     return _from_frame(file, frame, named, layout.notes)
 
 
@@ -209,6 +225,8 @@ def _from_frame(file: Path, frame: Any, named: bool, notes: tuple[str, ...] = ()
     while named and frame.shape[1] > 2 and _is_index(frame):
         notes += ("the first column has no name and labels the rows: a saved index, left out",)
         frame = frame.iloc[:, 1:]
+    if named and INDEX.fullmatch(str(frame.columns[0])):
+        notes += (f"the first column, {frame.columns[0]!r}, has no name in the file and is kept",)
     # a quoted name may hold line ends, which would break every message that names it
     names = tuple(
         " ".join(str(name).split()) if named else f"column {i}" for i, name in enumerate(frame.columns)
@@ -223,13 +241,14 @@ def _from_frame(file: Path, frame: Any, named: bool, notes: tuple[str, ...] = ()
         except (ValueError, TypeError, OverflowError) as error:
             bad = ((r, c) for r, c in enumerate(column) if not _plain_number(c))
             row, cell = next(bad, (0, column.iloc[0]))
+            comma = re.fullmatch(r"[+-]?\d+,\d+", str(cell))
+            remedy = "write decimal points" if comma else "drop the column or encode it as numbers"
             raise UserError(
-                f"{file}: column {name!r} is not numeric (data row {row + 1} is {str(cell)[:40]!r}); "
-                "drop the column or encode it as numbers"
+                f"{file}: column {name!r} is not numeric (data row {row + 1} is {str(cell)[:40]!r}); {remedy}"
             ) from error
         if named and len(values) > 2 and (np.diff(values[:, i]) == 1).all():
             notes += (f"column {name!r} counts the rows; take it out of the file if it is no measurement",)
-    return Columns(values, names, named, notes=notes)
+    return Columns(values, names, named, notes=tuple(dict.fromkeys(notes)))
 
 
 def _is_index(frame: Any) -> bool:
