@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
-from run_tools import data_facts, purpose, sealed
+from run_tools import data_facts, purpose, record
 
 import nrc.figures
 from nrc import measure
@@ -256,7 +256,7 @@ def test_what_is_unchanged_is_not_drawn_again(outputs: Path, monkeypatch: pytest
     write_run(outputs, "deep-quick", "reacher", 0.05, layers=3)  # not read by this figure
     assert not changed()
     run = outputs / "prevalence-quick/reacher/wd=0.05/seed=0"
-    sealed(run, seconds=2.0)
+    record(run, seconds=2.0)
     assert changed() and not changed()
     monkeypatch.setattr("nrc.figures.output._code", lambda: "another version")
     assert changed() and not changed()
@@ -518,11 +518,11 @@ def test_published_numbers_stand_beside_the_same_set_from_elsewhere(tmp_path: Pa
 
 
 def test_titles_say_where_the_targets_lie_if_the_record_does(tmp_path: Path) -> None:
-    facts = {"one_sided": True, "mean_in_deviations": [-0.5, 4.04]}
+    facts = {"one_sided": True, "mean_in_deviations": 4.04}
     write_run(tmp_path, "prevalence-quick", "reacher", 0.05, facts=facts)
     write_run(tmp_path, "prevalence-quick", "swimmer", 0.05)
     titles = [text for text in words(drawn("prevalence", tmp_path)) if text]
-    assert "\ntargets one-sided, mean -0.5, 4 deviations\n" in titles[0]
+    assert "\ntargets one-sided, mean 4 deviations from 0\n" in titles[0]
     assert "targets" not in titles[1]
 
 

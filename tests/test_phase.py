@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from run_tools import sealed
+from run_tools import record
 from test_figures import STEPS, drawings, drawn, write_run
 
 from nrc.cli import config
@@ -36,7 +36,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             second = 0.9 if wd < 0.5 else 0.01  # the second direction of W dies between 0.2 and 0.8
             shots["weight_end"] = np.diag([1.0, second])
             np.savez(path / "snapshots.npz", **shots)
-            sealed(path, data=read_info(path)["data"] | {"vanishing": [1.5, 0.25]})
+            record(path, data=read_info(path)["data"] | {"vanishing": [1.5, 0.25]})
     return tmp_path
 
 
@@ -70,7 +70,7 @@ def test_test_error_is_drawn_over_that_without_weight_decay(drawing: Drawing) ->
 def edit(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], **facts: float) -> None:
     """Change the rows of a run that is written, and its record."""
     change(pd.read_csv(path / "metrics.csv")).to_csv(path / "metrics.csv", index=False)
-    sealed(path, **facts)
+    record(path, **facts)
 
 
 def test_a_short_run_is_compared_at_its_own_tau(tmp_path: Path) -> None:
@@ -120,7 +120,6 @@ def test_cells_and_directions_go_by_most_seeds(tmp_path: Path) -> None:
             path = write_run(tmp_path, "phase-quick", "swimmer", wd, seed, vanish_after=vanish)
             shots = dict(np.load(path / "snapshots.npz"))
             np.savez(path / "snapshots.npz", **shots | {"weight_end": np.diag([1.0, 0.9])})
-            sealed(path)
     drawing = drawn("phase", tmp_path)
     for wd, vanished in ((0.4, False), (0.8, True)):
         cells = drawing.table[(drawing.table["metric"] == "nrc1") & (drawing.table["weight_decay"] == wd)]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from report_runs import home, toy, train
 
 from nrc.errors import UserError
-from nrc.figures import Runs, animation
+from nrc.figures import Runs, animation, geometry
 from nrc.report import explorer, published
 from nrc.report.findings import NOT_RUN, summary
 from nrc.report.html import embedded_json, write_report
@@ -306,7 +306,9 @@ def test_runs_without_frames_are_known_by_the_same_identity_as_before() -> None:
 def test_animation_ends_on_the_plane(outputs: Path) -> None:
     run = animation.find(Runs(outputs, say=lambda line: None))
     assert run is not None and run.snapshots["frame_features"].shape == (4, 80, 8)
-    features, weights = animation._project(run.snapshots["frame_features"], run.snapshots["frame_weight"])
+    seen = geometry.unit(run.snapshots["frame_features"].astype(float))
+    axes = geometry.frame(run.snapshots["frame_features"][-1].astype(float), seen[0])
+    features, weights = seen @ axes, geometry.unit(run.snapshots["frame_weight"]) @ axes
     np.testing.assert_allclose(
         np.linalg.norm(features[-1][:, :2], axis=1) ** 2 + features[-1][:, 2] ** 2, 1, atol=0.35
     )

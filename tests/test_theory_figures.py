@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_tools import sealed
 from test_figures import drawings, drawn, write_run
 
 from nrc.metrics import Undefined
@@ -32,7 +31,6 @@ def theory_run(outputs: Path, folder: str, wd: float, n: int = 2, seed: int = 0)
         path / "snapshots.npz",
         **(shots | {"sigma": sigma, "targets": y, "features_start": rng.random((256, 8))}),
     )
-    sealed(path)
     return path
 
 
@@ -91,7 +89,6 @@ def test_a_run_that_the_theory_cannot_be_asked_of_is_left_out_with_its_k(outputs
         path = theory_run(outputs, "prevalence-quick", 0.1, seed=seed)
         shots = dict(np.load(path / "snapshots.npz"))
         np.savez(path / "snapshots.npz", **(shots | {"weight_end": size * shots["weight_end"]}))
-        sealed(path)
     drawing = drawn("theory", outputs)
     below = drawing.table[drawing.table["series"] == "weight decay, relu"]
     assert sorted(set(below["seed"])) == [0, 2]

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from nrc import criteria
+from nrc.criteria import FLOOR, geometric_mean
 from nrc.figures import style
 from nrc.runs.read import Run
 
-FLOOR = 1e-17  # an exact zero on a log axis is drawn here
 LOG_MEAN = ("mse", "nrc", "noise", "linear_mse")  # quantities whose mean over seeds is geometric
 WIDTHS, WIDE = {1: 3.4, 2: 5.5}, 7.0  # inches, by number of columns
 LEGEND_ROW = 0.15  # inches of one row of the legend
@@ -169,11 +168,9 @@ class TauAxis:
 def mean_over_seeds(curves: Sequence[pd.Series], metric: str) -> pd.Series:
     """Mean over the seeds in which the metric is defined: geometric for errors and NRCs, else arithmetic."""
     table = pd.concat(curves, axis=1)
-    if not metric.startswith(LOG_MEAN):
-        return table.mean(axis=1)
-    rows = table.clip(lower=FLOOR).to_numpy()
-    means = [criteria.geometric_mean(v[~np.isnan(v)]) if not np.isnan(v).all() else math.nan for v in rows]
-    return pd.Series(means, index=table.index, dtype=float)
+    if metric.startswith(LOG_MEAN):
+        return pd.Series(geometric_mean(table.to_numpy(), axis=1, skip_undefined=True), table.index)
+    return table.mean(axis=1)
 
 
 def twin(axes: Axes, colour: str) -> Axes:

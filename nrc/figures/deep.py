@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from nrc.criteria import geometric_mean
 from nrc.figures import layers, style
-from nrc.figures.curves import FLOOR, Drawing
+from nrc.figures.curves import Drawing
 from nrc.figures.layers import Layers, Panel
 from nrc.figures.reference import same_layers, same_units
 from nrc.figures.registry import figure
@@ -124,7 +124,7 @@ def _panel(inside: Layers, axes: Axes, panel: Panel) -> None:
     inside.pair(axes, panel, published=panel.metric != "linear_mse" or same_units(main[0], "deep"))
     if panel.metric == "linear_mse":
         inside.line(axes, main, "linear_mse", "held-out", split="test", **HELD_OUT)
-        inside.level(axes, float(geometric_mean([max(run.last("mse"), FLOOR) for run in main])), "model mse")
+        inside.level(axes, float(geometric_mean([run.last("mse") for run in main])), "model mse")
     elif panel.metric == "stable_rank_covariance":
         inside.line(axes, main, "stable_rank_features", "headline", **OF_FEATURES)
         inside.level(axes, layers.target_stable_rank(main[0]), "target stable_rank_covariance")

@@ -45,8 +45,8 @@ def geometry(runs: Runs) -> Iterator[Drawing]:
         states = _project(run)
         for axes, when, word in zip(panels, ("start", "end"), ("before", "after"), strict=True):
             _panel(drawing, axes, run, kind, when, *states[when])
-            nrc1 = run.series("nrc1").iloc[0 if when == "start" else -1]
-            axes.set_title(f"{selection.LAYERS[kind][1]}, {word}\nNRC1 = {style.number(float(nrc1))}", y=1.0)
+            nrc1 = run.first("nrc1") if when == "start" else run.last("nrc1")
+            axes.set_title(f"{selection.LAYERS[kind][1]}, {word}\nNRC1 = {style.number(nrc1)}", y=1.0)
     drawing.legend(
         [
             key("features, scaled to length 1", color=C1, marker="o", ls=""),

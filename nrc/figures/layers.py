@@ -8,8 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from nrc.criteria import FLOOR
 from nrc.figures import curves, style
-from nrc.figures.curves import FLOOR, Drawing
+from nrc.figures.curves import Drawing
 from nrc.figures.reference import curve, same_layers
 from nrc.metrics.depth import first_collapsed_layer
 from nrc.runs.read import Run

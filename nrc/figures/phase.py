@@ -20,9 +20,9 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from nrc import criteria
+from nrc.criteria import ENOUGH_BUDGET, FLOOR, not_yet
 from nrc.figures import selection, style
-from nrc.figures.curves import FLOOR, Drawing, mean_over_seeds
+from nrc.figures.curves import Drawing, mean_over_seeds
 from nrc.figures.registry import figure
 from nrc.runs.read import Run, Runs, lambda_groups
 
@@ -220,7 +220,7 @@ def _over_no_decay(groups: Groups, group: list[Run]) -> pd.Series:
 
 def borders(groups: Groups) -> list[Border]:
     """One for each target direction, the one that dies last first; in the median seed of the runs long enough."""
-    grown = {v: g for v, g in groups.items() if not criteria.not_yet(min(run.budget for run in g))}
+    grown = {v: g for v, g in groups.items() if not not_yet(min(run.budget for run in g))}
     counts = {v: median_low(run.alive for run in group) for v, group in grown.items()}
     facts = [run.info["data"] for group in groups.values() for run in group]
     estimates: list[float] = next((f["vanishing"] for f in facts if "vanishing" in f), [])
@@ -237,8 +237,8 @@ def _overlay(axes: Axes, found: list[Border], start: float) -> None:
     axes.grid(False)
     axes.set_facecolor(UNSEEN)
     look: dict[str, Any] = {"facecolor": "none", "edgecolor": "white", "hatch": "///", "lw": 0, "alpha": 0.6}
-    axes.fill_between([start, 1e9], LOWEST, criteria.NOT_YET, **look)
-    axes.plot([start, 1e9], [criteria.NOT_YET, criteria.NOT_YET], color="white", lw=1.0)
+    axes.fill_between([start, 1e9], LOWEST, ENOUGH_BUDGET, **look)
+    axes.plot([start, 1e9], [ENOUGH_BUDGET, ENOUGH_BUDGET], color="white", lw=1.0)
     outline = [Stroke(linewidth=2.2, foreground="white"), Normal()]
     for border in found:
         if math.isfinite(border.estimate):

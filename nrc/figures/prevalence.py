@@ -112,15 +112,10 @@ def _published(drawing: Drawing, axes: Axes, tau: TauAxis, run: Run, metric: str
 
 def _title(data: str, main: Sequence[Run], kind: str) -> str:
     """The runs; where the targets lie, if the record says so; what was published."""
-    lines = [style.column_title(data, main)]
-    facts, words = main[0].info["data"], []
+    lines, facts = [style.column_title(data, main)], main[0].info["data"]
     if "one_sided" in facts:
-        words.append("one-sided" if facts["one_sided"] else "not one-sided")
-    if "mean_in_deviations" in facts:
-        means = facts["mean_in_deviations"]
-        means = means if isinstance(means, list) else [means]
-        words.append("mean " + ", ".join(f"{mean:.2g}" for mean in means[:3]) + " deviations")
-    lines += ["targets " + ", ".join(words)] if words else []
+        side = "one-sided" if facts["one_sided"] else "not one-sided"
+        lines.append(f"targets {side}, mean {facts['mean_in_deviations']:.2g} deviations from 0")
     theirs = reference.curve("prevalence_published", data, "nrc1_raw")
     if len(theirs) and kind in selection.LAYERS:
         decay = float(theirs["weight_decay"].iloc[0])

@@ -45,7 +45,7 @@ def target_mean(runs: Runs) -> Iterator[Drawing]:
                 look = {"color": colour, "ls": line, "marker": "o", "ms": 3, "lw": 1.2, "label": label}
                 values = [run.last(metric) for run in members]
                 drawing.line(axes, means, values, {**common, "metric": metric, "series": "end"}, **look)
-        start = [float(run.series("nrc1").iloc[0]) for run in members]
+        start = [run.first("nrc1") for run in members]
         look = {"color": style.GREY, "ls": ":", "lw": 1, "label": "NRC1 before training"}
         drawing.line(upper, means, start, {**common, "metric": "nrc1", "series": "start"}, **look)
         curves.log_axis(upper, top=1.0)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from nrc.criteria import geometric_mean
 from nrc.figures import curves, style
-from nrc.figures.curves import FLOOR, Drawing, TauAxis
+from nrc.figures.curves import Drawing, TauAxis
 from nrc.figures.registry import figure
 from nrc.runs.read import Run, Runs
 
@@ -45,7 +45,7 @@ def tau_clock(runs: Runs) -> Iterator[Drawing]:
         for protocol, group in groups.items():
             drawing.curve(axes, tau, group, metric, series=protocol, **LOOKS[protocol])
         curves.log_axis(axes, shortest=6)
-        ends = {p: geometric_mean([max(run.last(metric), FLOOR) for run in g]) for p, g in groups.items()}
+        ends = {p: geometric_mean([run.last(metric) for run in g]) for p, g in groups.items()}
         gaps = {p: float(np.log10(end / ends["paper"])) for p, end in ends.items() if p != "paper"}
         words = [f"{100 * (10**g - 1):+.1f} %" if metric == "mse" else f"{g:+.3f}" for g in gaps.values()]
         unit = "" if metric == "mse" else " decades"
