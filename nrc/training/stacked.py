@@ -111,5 +111,13 @@ def _train(
 
 def _helpers(device: str, threads: int) -> ThreadPoolExecutor:
     """Threads that measure: what takes time there are small eigenproblems on the CPU, one network at a time."""
-    spare = threads if device == "cpu" else (os.cpu_count() or 1) // torch.cuda.device_count()
-    return ThreadPoolExecutor(max(1, spare), initializer=torch.set_flush_denormal, initargs=(True,))
+    gpu = torch.cuda.current_device() if device == "cuda" else None
+    spare = threads if gpu is None else (os.cpu_count() or 1) // torch.cuda.device_count()
+    return ThreadPoolExecutor(max(1, spare), initializer=_begin, initargs=(gpu,))
+
+
+def _begin(gpu: int | None) -> None:
+    """A new thread has neither setting of the one that starts it."""
+    torch.set_flush_denormal(True)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)

@@ -1,9 +1,6 @@
 """One training step, two ways: autograd for any network and penalty, by hand for the plain MLP.
 
-By hand because a step of the 3x256 network at batch 256 takes a third longer by autograd with torch.optim.SGD,
-fused or not (1.30 to 1.36 times the CPU time with fused=True, torch 2.13, one core, the two in turn), and a reproduction
-is hundreds of thousands of them; and because a CUDA graph of many networks is simple without autograd
-(`nrc.training.stacked`). A test holds the two against each other.
+A test holds the two against each other.
 """
 
 from dataclasses import replace
@@ -178,7 +175,12 @@ class FlatMLP:
 
 
 class HandStepper(FlatMLP):
-    """The step of an MLP without BatchNorm: v <- momentum v + grad + lambda theta, then theta <- theta - lr v."""
+    """The step of an MLP without BatchNorm: v <- momentum v + grad + lambda theta, then theta <- theta - lr v.
+
+    By hand because autograd with torch.optim.SGD(fused=True) needs 1.30 to 1.36 times the CPU time (3x256 network, batch
+    256, torch 2.13, one core, both in turn for 30 s: ratio of the best and median of the pairs), and a reproduction is
+    hundreds of thousands of steps; and because many such steps at once make a CUDA graph (`nrc.training.stacked_step`).
+    """
 
     name = "by hand"
 
