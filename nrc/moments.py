@@ -106,32 +106,6 @@ class Moments:
         self.feature_eps = 0.0  # relative rounding of the features as they came, e.g. 1.2e-7 for float32
         self.target_eps = 0.0
 
-    @classmethod
-    def of_sums(
-        cls,
-        joint: Scatter,
-        unit: Scatter | None,
-        zero_rows: int,
-        n: int,
-        precisions: tuple[float, float],
-        centred: Scatter | None = None,
-        centre: Tensor | None = None,
-    ) -> Moments:
-        """Moments from sums that were made elsewhere.
-
-        Args:
-            joint: of (h, y) side by side, (d + n,).
-            unit: of the normalised features, with the number of zero rows among them; None: not summed.
-            n: targets.
-            precisions: relative rounding of features and targets as they came.
-            centred, centre: of the centred directions, and the mean feature they were centred by.
-        """
-        made = cls(centre)
-        made._joint, made._unit, made._zero_rows, made.centred = joint, unit, zero_rows, centred
-        made.d, made.n = len(joint.mean) - n, n
-        made.feature_eps, made.target_eps = precisions
-        return made
-
     def update(self, features: Any, targets: Any) -> Moments:
         """Add rows: features (N, d), targets (N, n) or (N,). Returns itself."""
         h, y = as_rows(features, targets)

@@ -163,16 +163,13 @@ class Measurer:
             moments.feature_eps = self.eps
         return sums, torch.cat(scores)
 
-    def rows(self, step: int, found: Pass | None = None) -> list[Row]:
+    def rows(self, step: int) -> list[Row]:
         """Measure now; rows in the order of `record.COLUMNS`.
-
-        Args:
-            found: of the network as it is now, where `collect` need not make them.
 
         Raises:
             Diverged: features or weights are not finite.
         """
-        train, test, scores = found or self.collect()
+        train, test, scores = self.collect()
         sums = [*train.values(), *test.values()]
         if not all(m.finite for m in sums) or not all(p.isfinite().all() for p in self.model.parameters()):
             raise Diverged(step)

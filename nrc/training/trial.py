@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -12,16 +12,9 @@ from nrc.runs.directory import RunDirectory
 from nrc.theory.deep_linear import thresholds
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
-from nrc.training.measuring import Measurer, Pass, Row
+from nrc.training.measuring import Measurer, Row
 from nrc.training.settings import RunSettings
-
-
-class Stateful(Protocol):
-    """What a checkpoint needs of a stepper."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+from nrc.training.steppers import Stepper
 
 
 def facts_of(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
@@ -52,7 +45,7 @@ class Trial:
     run: RunDirectory
     clock: Clock
     model: nn.Module
-    stepper: Stateful
+    stepper: Stepper
     measurer: Measurer
     say: Callable[[str], None]
     append: Callable[[list[Row]], None] = field(init=False)
@@ -91,14 +84,14 @@ class Trial:
             facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
         self.run.start(settings.as_dict(), environment, facts, settings.purpose())
 
-    def measure(self, step: int, found: Pass | None = None) -> None:
-        """Write the metric rows of this step, unless an earlier attempt did; arguments as for `Measurer.rows`.
+    def measure(self, step: int) -> None:
+        """Write the metric rows of this step, unless an earlier attempt did.
 
         Raises:
             Diverged: the step after the last look at the loss did it.
         """
         if step > self.measurer.last_step:
-            self.append(self.measurer.rows(step, found))
+            self.append(self.measurer.rows(step))
 
     def save(self, step: int) -> None:
         """Write a checkpoint."""

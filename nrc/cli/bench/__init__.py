@@ -17,13 +17,11 @@ from typing import Any
 
 import torch
 
-from nrc.cli.bench import images, measuring, stacked, training
+from nrc.cli.bench import images, measuring, training
 from nrc.cli.bench.tools import machine
 from nrc.runs.directory import write_json
 
-BENCHES: dict[str, Callable[[], dict[str, Any]]] = (
-    training.BENCHES | stacked.BENCHES | measuring.BENCHES | images.BENCHES
-)
+BENCHES: dict[str, Callable[[], dict[str, Any]]] = training.BENCHES | measuring.BENCHES | images.BENCHES
 
 
 def main() -> None:
