@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,6 @@ NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch
 DECAYS = (1e-2, 0.0, 1e-3)
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def settings(weight_decay: float = 1e-3, seed: int = 0, **changes: Any) -> RunSettings:
     """160 rows in batches of 48, the last of 16; 25 epochs of 4 steps."""
     optim = Optim(lr=0.05, momentum=0.9, weight_decay=weight_decay, batch_size=48)
@@ -58,7 +55,7 @@ def separately(members: list[Member], folder: Path) -> list[Path]:
     """The same members, run one by one in another folder."""
     places = [folder / member.directory.name for member in members]
     for member, place in zip(members, places, strict=True):
-        fit(member.settings, place, device="cpu", say=quiet)
+        fit(member.settings, place, device="cpu")
     return places
 
 
@@ -83,7 +80,7 @@ def same_run(ours: Path, theirs: Path, tolerance: float = 1e-5) -> None:
 
 
 def outcomes(members: list[Member], **arguments: Any) -> list[str]:
-    found = fit_stack(members, **({"device": "cpu", "say": quiet} | arguments))
+    found = fit_stack(members, **({"device": "cpu"} | arguments))
     return [found[member.directory] for member in members]
 
 
@@ -206,11 +203,12 @@ def same_moments(ours: Moments, theirs: Moments) -> None:
         },  # rows of its own each
     ],
 )
-def test_a_stack_writes_what_separate_runs_write(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_stack_writes_what_separate_runs_write(
+    tmp_path: Path, changes: dict[str, Any], said: Callable[[], list[str]]
+) -> None:
     members = sweep(tmp_path / "stack", **changes)
-    lines: list[str] = []
-    assert outcomes(members, say=lines.append) == ["finished"] * 3
-    assert any(line.startswith("stacked, 3 members, eager, on cpu: started, 100 steps") for line in lines)
+    assert outcomes(members) == ["finished"] * 3
+    assert any(line.startswith("stacked, 3 members, eager, on cpu: started, 100 steps") for line in said())
     for member, alone in zip(members, separately(members, tmp_path / "alone"), strict=True):
         same_run(member.directory, alone)
         assert read_info(member.directory)["environment"]["path"] == "stacked, 3 members, eager"
@@ -283,7 +281,7 @@ def test_a_stack_and_a_separate_run_continue_each_other(
     with pytest.raises(KeyboardInterrupt):
         outcomes(members, checkpoint_seconds=0)
     mend()
-    assert fit(members[0].settings, members[0].directory, device="cpu", say=quiet) == "finished"
+    assert fit(members[0].settings, members[0].directory, device="cpu") == "finished"
     assert outcomes(members) == ["skipped", "finished", "finished"]
     paths = [read_info(member.directory)["environment"]["path"] for member in members]
     assert paths[0] == "stacked, 3 members, eager; then separate, by hand"
@@ -301,7 +299,7 @@ def test_one_diverging_member_ends_and_the_others_go_on(tmp_path: Path) -> None:
     assert outcomes(members) == ["finished", "diverged", "finished", "finished"]
     for member, alone in zip(good, separately(good, tmp_path / "alone"), strict=True):
         same_run(member.directory, alone)
-    assert fit(wild.settings, tmp_path / "alone" / "wild", device="cpu", say=quiet) == "diverged"
+    assert fit(wild.settings, tmp_path / "alone" / "wild", device="cpu") == "diverged"
     reasons = [read_info(place)["reason"] for place in (wild.directory, tmp_path / "alone" / "wild")]
     assert reasons[0] == reasons[1] and reasons[0].startswith("diverged at step 64")
     texts = [(place / "metrics.csv").read_text() for place in (wild.directory, tmp_path / "alone" / "wild")]
@@ -322,7 +320,7 @@ def test_an_error_is_recorded_for_those_who_were_still_training(
 
 def test_a_directory_that_cannot_be_had_costs_its_member_alone(tmp_path: Path) -> None:
     members = sweep(tmp_path)
-    fit(settings(seed=7), members[1].directory, device="cpu", say=quiet)
+    fit(settings(seed=7), members[1].directory, device="cpu")
     found = outcomes(members)
     assert found[1].startswith("error: ") and "seed is 7 there and 1 here" in found[1]
     assert found[::2] == ["finished", "finished"]
@@ -330,7 +328,7 @@ def test_a_directory_that_cannot_be_had_costs_its_member_alone(tmp_path: Path) -
 
 def test_a_signal_ends_the_stack_and_saves_every_member(tmp_path: Path) -> None:
     members = sweep(tmp_path, protocol=Protocol(epochs=20_000))
-    process = FORKS.Process(target=fit_stack, args=(members,), kwargs={"device": "cpu", "say": quiet})
+    process = FORKS.Process(target=fit_stack, args=(members,), kwargs={"device": "cpu"})
     process.start()
     until = time.monotonic() + 60
     while not all((m.directory / "metrics.csv").exists() for m in members) and time.monotonic() < until:

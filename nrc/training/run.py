@@ -1,5 +1,6 @@
 """One run from settings to a finished run directory: load, train, measure, checkpoint, resume."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,6 +22,8 @@ from nrc.training.steppers import make_stepper
 from nrc.training.stopping import asked_to_stop, stop_signals
 from nrc.training.tensorboard import mirrored
 from nrc.training.trial import Trial
+
+log = logging.getLogger(__name__)
 
 
 def choose_device(device: str) -> str:
@@ -57,7 +60,6 @@ def fit(
     device: str = "auto",
     resident: str = "auto",
     threads: int = 1,
-    say: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, total: None,
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
@@ -76,7 +78,6 @@ def fit(
         device: auto, cpu or cuda.
         resident: whether a GPU holds the images: "device", "stream" (from their memory map) or "auto", as they fit.
         threads: CPU threads; part of what makes a run bitwise repeatable.
-        say: receives plain lines.
         progress: receives (steps done, steps in all) now and then.
         checkpoint_seconds: at most this much work is lost to a crash.
         tensorboard: also write the metrics as TensorBoard curves.
@@ -89,7 +90,7 @@ def fit(
         UserError: bad settings or data, a directory that holds another run or is in use, a full disk.
     """
     if asked_to_stop():
-        say(f"{directory}: not started, as this process was asked to stop")
+        log.info(f"{directory}: not started, as this process was asked to stop")
         return "interrupted"
     device = choose_device(device)
     if resident not in RESIDENT:
@@ -109,18 +110,20 @@ def fit(
     stepper = make_stepper(model, settings.optim)
     schedule = clock.measured_steps(settings.measure)
     run = RunDirectory.open(directory, identity_of(settings, data))
-    with no_denormals(), nullcontext() if run.finished else run.lock(say):
+    with no_denormals(), nullcontext() if run.finished else run.lock():
         outcome = outcome_of(run)
         if outcome is not None:
-            say(f"{directory}: {'already finished, skipped' if outcome == 'skipped' else run.info['reason']}")
+            log.info(
+                f"{directory}: {'already finished, skipped' if outcome == 'skipped' else run.info['reason']}"
+            )
             return outcome
-        trial = Trial(run, clock, model, stepper, measurer, say)
+        trial = Trial(run, clock, model, stepper, measurer)
         step = trial.restore()
         if tensorboard:
             trial.append = mirrored(run.append, directory, measurer.last_step)
         trial.start(settings, environment(device) | {"path": f"separate, {stepper.name}"}, data)
-        say(data.describe())
-        say(
+        log.info(data.describe())
+        log.info(
             f"{directory}: {'resumed at step ' + str(step) if step else 'started'}, {clock.total_steps} steps, "
             f"tau {clock.tau_at(clock.total_steps):g}, decay budget lambda*tau "
             f"{settings.optim.weight_decay * clock.tau_at(clock.total_steps):.3g}, on {device}, steps {stepper.name}"

@@ -1,6 +1,6 @@
 """Members of a sweep trained as one program, each in a run directory of its own."""
 
-import os
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -16,7 +16,7 @@ from nrc.runs.directory import RunDirectory, environment
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
 from nrc.training.measuring import Measurer
-from nrc.training.members import Member
+from nrc.training.members import Member, cores
 from nrc.training.placement import Placed, place
 from nrc.training.run import choose_device, identity_of, no_denormals, outcome_of
 from nrc.training.stacked_measuring import collect_stacked
@@ -25,6 +25,7 @@ from nrc.training.stacked_step import StackedStepper
 from nrc.training.stopping import asked_to_stop, stop_signals
 from nrc.training.trial import Trial
 
+log = logging.getLogger(__name__)
 LOOK = 64  # steps between two looks at the errors, as in `train_steps`
 
 
@@ -33,7 +34,6 @@ def fit_stack(
     *,
     device: str = "auto",
     threads: int = 1,
-    say: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, total: None,
     checkpoint_seconds: float = 60.0,
 ) -> dict[Path, str]:
@@ -48,7 +48,7 @@ def fit_stack(
 
     Args:
         members: alike but for weight decay and seed.
-        device, threads, say, progress, checkpoint_seconds: as for `fit`.
+        device, threads, progress, checkpoint_seconds: as for `fit`.
 
     Returns:
         directory -> as `fit` returns, or "error: ..." for one that is in use or holds another run.
@@ -57,7 +57,7 @@ def fit_stack(
         UserError: bad settings or data, a full disk.
     """
     if asked_to_stop():
-        say(f"{len(members)} runs: not started, as this process was asked to stop")
+        log.info(f"{len(members)} runs: not started, as this process was asked to stop")
         return {member.directory: "interrupted" for member in members}
     device = choose_device(device)
     torch.set_num_threads(threads)
@@ -71,7 +71,7 @@ def fit_stack(
     outcomes: dict[Path, str] = {}
     with no_denormals(), ExitStack() as held:
         for lane in lanes:
-            outcome = lane.open(data, held, say)
+            outcome = lane.open(data, held)
             if outcome is not None:
                 outcomes[lane.directory] = outcome
         lanes = [lane for lane in lanes if lane.directory not in outcomes]
@@ -85,19 +85,19 @@ def fit_stack(
         )  # fmt: skip
         where = environment(device) | {"path": stack.name}
         for number, lane in enumerate(lanes):
-            lane.join(stack, number, clock, say)
+            lane.join(stack, number, clock)
             lane.trial.start(lane.settings, where, data)
             held.enter_context(lane.run.failing())
         first = min(lane.start for lane in lanes)
-        say(data.describe())
-        say(
+        log.info(data.describe())
+        log.info(
             f"{stack.name}, on {device}: {'resumed at step ' + str(first) if first else 'started'}, "
             f"{clock.total_steps} steps, tau {clock.tau_at(clock.total_steps):g}"
         )
         seeds = [lane.settings.seed for lane in lanes]
         order = StackedOrder(len(x), shared.optim.batch_size, seeds, first)
         schedule = clock.measured_steps(shared.measure)
-        spare = threads if device == "cpu" else len(os.sched_getaffinity(0)) // torch.cuda.device_count()
+        spare = threads if device == "cpu" else cores() // torch.cuda.device_count()
         helpers = ThreadPoolExecutor(max(1, spare), initializer=torch.set_flush_denormal, initargs=(True,))
         held.enter_context(helpers)
         return outcomes | _train(lanes, stack, order, clock, schedule, helpers, progress, checkpoint_seconds)
@@ -119,23 +119,23 @@ class _Lane:
         self.model = model
         self.measurer = Measurer(self.model, placed, chosen.measure, clock, chosen.seed)
 
-    def open(self, data: RegressionData, held: ExitStack, say: Callable[[str], None]) -> str | None:
+    def open(self, data: RegressionData, held: ExitStack) -> str | None:
         """Lock the directory; how the run ended if there is nothing to do."""
         try:
             self.run = RunDirectory.open(self.directory, identity_of(self.settings, data))
             if not self.run.finished:
-                held.enter_context(self.run.lock(say))
+                held.enter_context(self.run.lock())
             outcome = outcome_of(self.run)
         except UserError as error:  # in use, or another run
             outcome = f"error: {error}"
         if outcome is not None:
-            say(f"{self.directory}: {outcome}")
+            log.info(f"{self.directory}: {outcome}")
         return outcome
 
-    def join(self, stack: StackedStepper, place: int, clock: Clock, say: Callable[[str], None]) -> None:
+    def join(self, stack: StackedStepper, place: int, clock: Clock) -> None:
         """Take this place, with the state of the checkpoint if there is one."""
         self.place = place
-        self.trial = Trial(self.run, clock, self.model, stack.stepper(place), self.measurer, say)
+        self.trial = Trial(self.run, clock, self.model, stack.stepper(place), self.measurer)
         self.start = self.trial.restore()
         self.state = stack.state(place)
 
