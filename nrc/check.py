@@ -94,7 +94,7 @@ def read_expectations(file: Path = EXPECTED) -> list[Expectation]:
         UserError: an entry without exactly one bound, with a missing or unknown key, or an unknown kind of quantity.
     """
     found = []
-    for entry in yaml.safe_load(file.read_text()):
+    for entry in yaml.safe_load(file.read_text(encoding="utf-8")):
         bounds = [b for b in BOUNDS if b in entry]
         if len(bounds) != 1:
             raise UserError(

@@ -105,7 +105,7 @@ def train(
     weight decay is the headline's."""
     place = home(outputs, experiment, wd, seed)
     chosen = replace(settings or toy(wd, seed, frames), experiment=experiment, headline=wd or None)
-    assert fit(chosen, place, say=lambda line: None) == "finished"
+    assert fit(chosen, place) == "finished"
     info = json.loads((place / "run.json").read_text())
     info["identity"]["data"]["name"] = name or info["identity"]["data"]["name"]
     info["data"]["kind"] = kind or info["data"]["kind"]

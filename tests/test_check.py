@@ -212,7 +212,7 @@ def settings() -> RunSettings:
 
 def trained(settings: RunSettings, outputs: Path) -> list[Verdict]:
     e = expectation()
-    assert fit(settings, place(outputs, e) / "seed=0", say=lambda line: None) == "finished"
+    assert fit(settings, place(outputs, e) / "seed=0") == "finished"
     return check(as_headline(seeds(outputs, [e], count=1)), [e])
 
 

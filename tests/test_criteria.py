@@ -76,7 +76,7 @@ def test_frame_has_one_row_for_each_measurement_with_the_facts_of_its_run(tmp_pa
     rows = frame(tmp_path, "quick", "prevalence")
     nrc1 = rows[(rows.metric == "nrc1") & (rows.data == "reacher")]
     assert nrc1.tau.tolist() == list(STEPS) and set(nrc1.role) == {"headline"} and set(nrc1.seed) == {1}
-    (run,) = Runs(tmp_path, say=print).headline("prevalence", "reacher")
+    (run,) = Runs(tmp_path).headline("prevalence", "reacher")
     assert nrc1.value.tolist() == run.series("nrc1").tolist()
     faces = rows[rows.data == "utkface-faces"]
     assert (

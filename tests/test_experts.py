@@ -119,15 +119,15 @@ def test_make_writes_once_and_refuses_to_overwrite(tmp_path: Path, monkeypatch: 
     from nrc.experts.record import make
 
     small = replace(EXPERTS["reacher"], train_transitions=120, test_transitions=60, bar_episodes=2)
-    make(small, (0.1, 0.2), 5, tmp_path, force=False, say=lambda line: None)
+    make(small, (0.1, 0.2), 5, tmp_path, force=False)
     found = episodes(small, monkeypatch, tmp_path)
     assert [len(e.actions) for e in found] == [50, 50, 20, 50, 10]
     assert [int(e.truncations.sum()) for e in found] == [1] * 5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["nrc"]
     with pytest.raises(UserError, match="--force"):
-        make(small, None, 5, tmp_path, force=False, say=lambda line: None)
+        make(small, None, 5, tmp_path, force=False)
     with pytest.raises(UserError, match="--noise"):
-        make(small, (0.1, 0.1, 0.1), 5, tmp_path, force=True, say=lambda line: None)
+        make(small, (0.1, 0.1, 0.1), 5, tmp_path, force=True)
 
 
 def test_policy_file_round_trip_is_exact(tmp_path: Path) -> None:

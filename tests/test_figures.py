@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -132,17 +132,13 @@ def outputs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def quiet(_: str) -> None:
-    pass
-
-
 def digests(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
 def drawings(name: str, outputs: Path) -> list[Drawing]:
     """Laid out but not saved: much faster than drawing."""
-    return figures()[name].drawings(Runs(outputs, say=quiet))
+    return figures()[name].drawings(Runs(outputs))
 
 
 def drawn(name: str, outputs: Path) -> Drawing:
@@ -186,7 +182,7 @@ def all_experiments(tmp_path: Path) -> Path:
 
 
 def test_every_figure_has_a_title_a_fixed_caption_and_numbers(all_experiments: Path) -> None:
-    runs = Runs(all_experiments, say=quiet)
+    runs = Runs(all_experiments)
     found = [drawing for figure in figures().values() for drawing in figure.drawings(runs)]
     assert [drawing.name for drawing in found] == FIGURE_NAMES
     for drawing in found:
@@ -204,7 +200,7 @@ def test_papers_first_and_figures_by_their_number() -> None:
     papers = [figure.paper for figure in figures().values()]
     assert papers == sorted(papers, key=["NeurIPS 2024", "CPAL 2026", ""].index)
     with pytest.raises(UserError, match="there is no figure 'phases'; choose from geometry, prevalence"):
-        draw("phases", Runs(Path("outputs"), say=quiet))
+        draw("phases", Runs(Path("outputs")))
 
 
 @pytest.mark.slow
@@ -242,7 +238,7 @@ def test_files_and_captions_agree(outputs: Path) -> None:
 def test_what_is_unchanged_is_not_drawn_again(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def changed() -> bool:
         """Whether the figure was drawn."""
-        states = {unchanged for _, unchanged in draw("gamma", Runs(outputs, say=quiet))}
+        states = {unchanged for _, unchanged in draw("gamma", Runs(outputs))}
         assert len(states) == 1
         return not states.pop()
 
@@ -263,9 +259,9 @@ def test_what_is_unchanged_is_not_drawn_again(outputs: Path, monkeypatch: pytest
 
 
 def test_a_figure_whose_runs_are_gone_leaves_the_captions(outputs: Path) -> None:
-    draw("gamma", Runs(outputs, say=quiet))
+    draw("gamma", Runs(outputs))
     shutil.rmtree(outputs / "prevalence-quick")
-    assert draw("gamma", Runs(outputs, say=quiet)) == []
+    assert draw("gamma", Runs(outputs)) == []
     assert not (outputs / "figures" / "gamma.json").exists()
 
 
@@ -285,7 +281,7 @@ def test_a_new_module_is_a_new_figure(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     monkeypatch.setattr("nrc.figures.__path__", [*nrc.figures.__path__, str(home)])
     monkeypatch.setattr("nrc.figures.registry._registered", dict(registry._registered))
-    names = [path.name for path, _ in draw("mine", Runs(tmp_path, say=quiet))]
+    names = [path.name for path, _ in draw("mine", Runs(tmp_path))]
     assert names == ["mine_reacher.png", "mine_reacher.pdf", "mine_reacher.csv"]
     assert list(figures())[-1] == "theory" and "mine" in figures()
 
@@ -313,7 +309,7 @@ def test_csv_holds_the_rows_of_the_runs(outputs: Path) -> None:
 
 
 def test_the_same_runs_give_the_same_bytes(outputs: Path) -> None:
-    runs = Runs(outputs, say=quiet)
+    runs = Runs(outputs)
     draw("gamma", runs, outputs / "first")
     draw("gamma", runs, outputs / "second")
     first = digests(outputs / "first")
@@ -347,7 +343,7 @@ def test_a_collapse_bought_with_a_target_direction_is_named(
 ) -> None:
     write_run(tmp_path, "prevalence-quick", "reacher", 0.0)
     path = write_run(tmp_path, "prevalence-quick", "reacher", 0.05, weakest=weakest)
-    (run, _) = Runs(tmp_path, say=quiet).of("prevalence")["reacher"]
+    (run, _) = Runs(tmp_path).of("prevalence")["reacher"]
     weight = torch.as_tensor(np.load(path / "snapshots.npz")["weight_end"])
     metric = measure(torch.randn(20, 8), torch.randn(20, 2), weight)["weight_rcond"]
     assert run.alive == alive and run.lost_direction == (alive < 2) == (metric < ALIVE)
@@ -363,23 +359,25 @@ def test_what_has_not_had_its_decay_budget_is_called_not_yet(tmp_path: Path) -> 
         assert any("not yet" in text for text in words(drawn("prevalence", outputs))) == words_expected
 
 
-def test_headline_and_control_are_what_the_runs_say_they_are(outputs: Path) -> None:
-    runs = Runs(outputs, say=quiet)
+def test_headline_and_control_are_what_the_runs_say_they_are(
+    outputs: Path, said: Callable[[], list[str]]
+) -> None:
+    runs = Runs(outputs)
     assert {run.weight_decay for run in runs.headline("prevalence", "reacher")} == {0.05}
     assert {run.weight_decay for run in runs.control("prevalence", "reacher")} == {0.0}
     write_run(outputs, "prevalence-quick", "hopper", 0.3, role="sweep")
-    said: list[str] = []
-    assert Runs(outputs, say=said.append).headline("prevalence", "hopper") == []
-    assert "no finished run at the headline weight decay" in said[0] and "experiment.headline=" in said[0]
+    assert Runs(outputs).headline("prevalence", "hopper") == []
+    assert "no finished run at the headline weight decay" in said()[0] and "experiment.headline=" in said()[0]
 
 
-def test_a_run_that_belongs_to_no_experiment_is_not_drawn(tmp_path: Path) -> None:
+def test_a_run_that_belongs_to_no_experiment_is_not_drawn(
+    tmp_path: Path, said: Callable[[], list[str]]
+) -> None:
     path = write_run(tmp_path, "prevalence-quick", "reacher", 0.05)
     info = json.loads((path / "run.json").read_text())
     (path / "run.json").write_text(json.dumps(info | {"experiment": None, "role": None}))
-    said: list[str] = []
-    assert Runs(tmp_path, say=said.append).of("prevalence") == {}
-    assert said == [f"{path}: belongs to no experiment, not drawn"]
+    assert Runs(tmp_path).of("prevalence") == {}
+    assert said() == [f"{path}: belongs to no experiment, not drawn"]
 
 
 def test_missing_experiments_and_unfinished_runs_are_skipped(
@@ -400,7 +398,7 @@ def test_one_target_and_features_that_vanish_at_once_are_drawn_without_a_crash(
 ) -> None:
     write_run(tmp_path, "prevalence-quick", "reacher", 0.05, n=n, vanish_after=vanish_after)
     write_run(tmp_path, "prevalence-quick", "reacher", 0.0, n=n)
-    runs = Runs(tmp_path, say=quiet)
+    runs = Runs(tmp_path)
     found = {d.name: d for figure in figures().values() for d in figure.drawings(runs)}
     assert ("gamma" in found) == (n > 1)  # NRC3 is 0 for a single target
     (title,) = (text for text in words(found["prevalence_relu"]) if text)

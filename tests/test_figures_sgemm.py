@@ -57,7 +57,7 @@ def write_run(
 
 
 def drawn(name: str, outputs: Path) -> Drawing:
-    (drawing,) = figures()[name].drawings(Runs(outputs, say=lambda _: None))
+    (drawing,) = figures()[name].drawings(Runs(outputs))
     return drawing
 
 
@@ -76,7 +76,7 @@ def test_table_says_within_for_the_published_values_and_not_for_others(tmp_path:
 
 def test_figures_and_table_are_written(tmp_path: Path) -> None:
     write_run(tmp_path, "sgemm", 1e-3, {("linear_mse", 2): 0.3})
-    files = {path.name for path, _ in draw("sgemm", Runs(tmp_path, say=lambda _: None))}
+    files = {path.name for path, _ in draw("sgemm", Runs(tmp_path))}
     assert files == {"sgemm.png", "sgemm.pdf", "sgemm.csv", "sgemm_table.csv"}
     assert len(pd.read_csv(tmp_path / "figures" / "sgemm_table.csv")) == 8 * len(METRICS)
 
@@ -103,7 +103,7 @@ def test_whatever_protocol_was_run_is_drawn_and_named(tmp_path: Path) -> None:
 
 
 def test_nothing_to_draw_without_runs(tmp_path: Path) -> None:
-    runs = Runs(tmp_path, say=lambda _: None)
+    runs = Runs(tmp_path)
     assert figures()["sgemm"].drawings(runs) == figures()["sgemm_decay"].drawings(runs) == []
 
 
@@ -112,7 +112,7 @@ def fitted(place: Path, ranks: list[int]) -> RunSettings:
         LowRank(t=3, r=3, d=6, n=60), MLP(num_layers=3, width=8), Optim(lr=0.05), Protocol(epochs=1),
         Measure(log_spaced=0, evenly=0, ranks=ranks),
     )  # fmt: skip
-    fit(settings, place, say=lambda _: None)
+    fit(settings, place)
     return settings
 
 

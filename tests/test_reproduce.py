@@ -35,7 +35,7 @@ def test_a_pool_runs_all_skips_the_finished_and_survives_a_diverging_member(tmp_
 def test_runs_in_the_pool_equal_runs_alone(tmp_path: Path) -> None:
     from nrc.training import fit
 
-    fit(small(0), tmp_path / "alone", say=lambda line: None)
+    fit(small(0), tmp_path / "alone")
     run_all([Member(small(0), tmp_path / "pool")], workers=1)
     assert (tmp_path / "alone/metrics.csv").read_bytes() == (tmp_path / "pool/metrics.csv").read_bytes()
 

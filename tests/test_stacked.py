@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,6 @@ from nrc.training.stacked_step import StackedStepper, stacked_order
 from nrc.training.steppers import HandStepper
 
 DECAYS = (1e-2, 0.0, 1e-3)
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 def settings(weight_decay: float = 1e-3, seed: int = 0, **changes: Any) -> RunSettings:
@@ -53,7 +50,7 @@ def separately(members: list[Member], folder: Path) -> list[Path]:
     """The same members, run one by one in another folder."""
     places = [folder / member.directory.name for member in members]
     for member, place in zip(members, places, strict=True):
-        fit(member.settings, place, device="cpu", say=quiet)
+        fit(member.settings, place, device="cpu")
     return places
 
 
@@ -77,7 +74,7 @@ def same_run(ours: Path, theirs: Path, tolerance: float = 1e-5) -> None:
 
 
 def outcomes(members: list[Member], **arguments: Any) -> list[str]:
-    found = fit_stack(members, **({"device": "cpu", "say": quiet} | arguments))
+    found = fit_stack(members, **({"device": "cpu"} | arguments))
     return [found[member.directory] for member in members]
 
 
@@ -142,11 +139,12 @@ def test_a_member_goes_through_the_rows_as_its_separate_run(start: int) -> None:
         },  # rows of its own each
     ],
 )
-def test_a_stack_writes_what_separate_runs_write(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_stack_writes_what_separate_runs_write(
+    tmp_path: Path, changes: dict[str, Any], said: Callable[[], list[str]]
+) -> None:
     members = sweep(tmp_path / "stack", **changes)
-    lines: list[str] = []
-    assert outcomes(members, threads=3, say=lines.append) == ["finished"] * 3  # measured by three threads
-    assert any(line.startswith("stacked, 3 members, eager, on cpu: started, 100 steps") for line in lines)
+    assert outcomes(members, threads=3) == ["finished"] * 3  # measured by three threads
+    assert any(line.startswith("stacked, 3 members, eager, on cpu: started, 100 steps") for line in said())
     for member, alone in zip(members, separately(members, tmp_path / "alone"), strict=True):
         same_run(member.directory, alone)
         assert read_info(member.directory)["environment"]["path"] == "stacked, 3 members, eager"
@@ -187,7 +185,9 @@ def test_a_killed_stack_continues_bitwise(tmp_path: Path, monkeypatch: pytest.Mo
         same_run(one.directory, other.directory, tolerance=0)
 
 
-def test_members_continue_from_their_own_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_continue_from_their_own_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
+) -> None:
     """One that has come to step 65, one to step 25, one not begun: three groups, one after the other."""
     members = sweep(tmp_path / "stack")
     for part, step in ((members[:1], 65), (members[1:2], 25)):
@@ -195,9 +195,9 @@ def test_members_continue_from_their_own_checkpoints(tmp_path: Path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             outcomes(part, checkpoint_seconds=0)
         mend()
-    lines: list[str] = []
-    assert outcomes(members, say=lines.append) == ["finished"] * 3
-    begun = [line.split(": ")[1].split(",")[0] for line in lines if line.startswith("stacked")]
+    said()
+    assert outcomes(members) == ["finished"] * 3
+    begun = [line.split(": ")[1].split(",")[0] for line in said() if line.startswith("stacked")]
     assert begun == ["started", "resumed at step 25", "resumed at step 65"]
     for member, alone in zip(members, separately(members, tmp_path / "alone"), strict=True):
         same_run(member.directory, alone)
@@ -209,7 +209,7 @@ def test_a_stack_and_a_run_continue_each_other(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         outcomes(members, checkpoint_seconds=0)
     mend()
-    assert fit(members[0].settings, members[0].directory, device="cpu", say=quiet) == "finished"
+    assert fit(members[0].settings, members[0].directory, device="cpu") == "finished"
     assert outcomes(members) == ["skipped", "finished", "finished"]
     paths = [read_info(member.directory)["environment"]["path"] for member in members]
     assert paths[0] == "stacked, 3 members, eager; then separate, by hand"
@@ -227,7 +227,7 @@ def test_one_diverging_member_ends_and_the_others_go_on(tmp_path: Path) -> None:
     assert outcomes(members) == ["finished", "diverged", "finished", "finished"]
     for member, alone in zip(good, separately(good, tmp_path / "alone"), strict=True):
         same_run(member.directory, alone)
-    assert fit(wild.settings, tmp_path / "alone" / "wild", device="cpu", say=quiet) == "diverged"
+    assert fit(wild.settings, tmp_path / "alone" / "wild", device="cpu") == "diverged"
     reasons = [read_info(place)["reason"] for place in (wild.directory, tmp_path / "alone" / "wild")]
     assert reasons[0] == reasons[1] and reasons[0].startswith("diverged at step 64")
     texts = [(place / "metrics.csv").read_text() for place in (wild.directory, tmp_path / "alone" / "wild")]
@@ -246,7 +246,7 @@ def test_an_error_ends_those_still_training(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_directory_that_cannot_be_had_costs_its_member_alone(tmp_path: Path) -> None:
     members = sweep(tmp_path)
-    fit(settings(seed=7), members[1].directory, device="cpu", say=quiet)
+    fit(settings(seed=7), members[1].directory, device="cpu")
     found = outcomes(members)
     assert found[1].startswith("error: ") and "seed is 7 there and 1 here" in found[1]
     assert found[::2] == ["finished", "finished"]
@@ -254,7 +254,7 @@ def test_a_directory_that_cannot_be_had_costs_its_member_alone(tmp_path: Path) -
 
 def test_a_signal_ends_the_stack_and_saves_every_member(tmp_path: Path) -> None:
     members = sweep(tmp_path, protocol=Protocol(epochs=20_000))
-    process = FORKS.Process(target=fit_stack, args=(members,), kwargs={"device": "cpu", "say": quiet})
+    process = FORKS.Process(target=fit_stack, args=(members,), kwargs={"device": "cpu"})
     process.start()
     until = time.monotonic() + 60
     while not all((m.directory / "metrics.csv").exists() for m in members) and time.monotonic() < until:

@@ -1,19 +1,17 @@
-"""From a composed Hydra config to plain settings. Hydra lives in scripts/ alone."""
+"""From a composed Hydra config to plain settings. Hydra lives in nrc.cli alone."""
 
-import importlib
+import itertools
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_origin, get_type_hints
 
-import torch
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -48,7 +46,7 @@ OmegaConf.register_new_resolver("g", lambda value: format(float(value), "g"), re
 
 OmegaConf.register_new_resolver(
     "data_name",
-    lambda *, _root_: group_settings(_root_, "data").data_name,
+    lambda *, _root_: getattr(group_settings(_root_, "data"), "data_name", "own"),
     replace=True,
 )
 
@@ -63,12 +61,14 @@ OmegaConf.register_new_resolver(
 )
 
 
-# of a sweep by train.py -m: joblib's -1 is one for each core, which on a GPU would all have to share it
-OmegaConf.register_new_resolver(
-    "processes",
-    lambda device: torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else -1,
-    replace=True,
-)
+def _slug(key: str, *, _root_: DictConfig) -> str:
+    """A setting, or the file chosen for a group, as part of a folder's name."""
+    chosen = OmegaConf.select(_root_, "hydra.runtime.choices", default={}).get(key)
+    value = OmegaConf.select(_root_, key) if chosen is None else chosen
+    return re.sub(r"[^\w.+-]+", "_", str(value)).strip("._") or "_"
+
+
+OmegaConf.register_new_resolver("slug", _slug, replace=True)
 
 
 def typed(cls: type, node: DictConfig, name: str) -> Any:
@@ -101,25 +101,26 @@ def _plain(cls: type) -> type:
 
 
 def group_settings(cfg: DictConfig, group: str) -> Any:
-    """The settings of the data or model group, of the class that its `_target_` names.
+    """The settings of the data or model group, of the class that its `_target_` names: of this package or not.
 
-    Only this package's own settings are accepted: a dataclass of nrc that loads data, or builds a model. A
-    config file can then name nothing else to be called.
+    A class from elsewhere takes of the group's file the settings that it has.
     """
-    target = str(cfg[group].get("_target_"))
-    module, _, name = target.rpartition(".")
-    found = None
-    if module.startswith("nrc."):
-        with suppress(ImportError):
-            found = getattr(importlib.import_module(module), name, None)
-    own = isinstance(found, type) and is_dataclass(found) and found.__module__.startswith("nrc.")
-    if not own or not callable(getattr(found, METHODS[group], None)):
+    target, method = str(cfg[group].get("_target_")), METHODS[group]
+    try:
+        found = get_class(target)
+    except Exception as error:
+        why = " ".join(str(error).split())
         raise UserError(
-            f"{group}._target_ is {target!r}; it must be one of this package's classes of {group} settings, "
-            f"as in the files of conf/{group}"
-        )
-    assert isinstance(found, type)
-    return typed(found, cfg[group], group)
+            f"{group}._target_ is {target!r}, which cannot be imported ({why}); is its folder on PYTHONPATH?"
+        ) from None
+    if not is_dataclass(found) or not callable(getattr(found, method, None)):
+        raise UserError(f"{group}._target_ is {target!r}; it must be a dataclass with a method {method}")
+    node = cfg[group].copy()
+    if not found.__module__.startswith("nrc."):
+        known = {field.name for field in fields(found)}
+        for key in set(node) - known - {"_target_"}:
+            del node[key]
+    return typed(found, node, group)
 
 
 @dataclass(frozen=True)
@@ -206,26 +207,6 @@ def sweep_members(
     return members_of(extra, outputs, chosen)
 
 
-def check_sweep(command_line: Sequence[str]) -> None:
-    """Refuse a sweep of `train.py -m` for its worst member, before the first one runs.
-
-    Raises:
-        UserError: a member with a wrong setting, two members that would share a directory, no such --config-dir.
-    """
-    given = get_args(command_line)
-    if given.config_path or given.config_name:  # not our train.yaml: Hydra alone can expand it
-        return
-    chosen = []
-    if given.config_dir:
-        folder = Path(given.config_dir).resolve()
-        if not folder.is_dir():
-            raise UserError(
-                f"--config-dir {given.config_dir} is no folder; give one that holds groups as conf/ does"
-            )
-        chosen = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
-    members_of(given.overrides, chosen=chosen)
-
-
 def members_of(
     arguments: Sequence[str], outputs: Path | None = None, chosen: Sequence[str] = ()
 ) -> list[Member]:
@@ -248,7 +229,7 @@ def members_of(
         params = base.hydra.sweeper.params or {}
         sweep = [f"{key}={value}" for key, value in params.items() if key not in keys] + swept
         members: dict[Path, Member] = {}
-        for member in BasicSweeper.split_arguments(parser.parse_overrides(sweep), None)[0]:
+        for member in itertools.product(*map(_values, parser.parse_overrides(sweep))):
             groups = [c for c in member if "." not in c.split("=")[0] and c.split("=")[0] != "seed"]
             cfg = _composed(*overrides, *groups).copy()
             for key, value in (c.split("=", 1) for c in member if c not in groups):
@@ -265,6 +246,14 @@ def members_of(
                     f"two runs of the sweep share {place}; tell them apart, say by 'hydra.sweep.dir=outputs/rates/${{optim.lr}}'"
                 )
     return list(members.values())
+
+
+def _values(override: Override) -> list[str]:
+    """An override for each value that it sweeps."""
+    key = override.get_key_element()
+    if override.is_sweep_override():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [f"{key}={override.get_value_element_as_str()}"]
 
 
 def quoted(text: str) -> str:

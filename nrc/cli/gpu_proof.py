@@ -181,16 +181,16 @@ def sweep(folder: Path, width: int, epochs: int) -> list[Member]:
 def runs(folder: Path, device: str, width: int, epochs: int) -> tuple[float, str]:
     """Largest relative difference between the metrics of a stack and of separate runs, and a note on it."""
     together, alone = (sweep(folder / name, width, epochs) for name in ("stacked", "separate"))
-    fit_stack(together, device=device, say=lambda text: None)
+    fit_stack(together, device=device)
     for member in alone:
-        fit(member.settings, member.directory, device=device, say=lambda text: None)
+        fit(member.settings, member.directory, device=device)
     return between(together, alone)
 
 
 def resumed(folder: Path, device: str, width: int, epochs: int) -> tuple[float, str]:
     """The same between a stack that stops half-way and goes on, and one that does not."""
     whole, cut = (sweep(folder / name, width, epochs) for name in ("whole", "cut"))
-    fit_stack(whole, device=device, say=lambda text: None)
+    fit_stack(whole, device=device)
 
     def stop(done: int, total: int) -> None:
         if 0 < done < total:
@@ -198,7 +198,7 @@ def resumed(folder: Path, device: str, width: int, epochs: int) -> tuple[float, 
 
     for watch in (stop, lambda done, total: None):
         try:
-            fit_stack(cut, device=device, say=lambda text: None, progress=watch, checkpoint_seconds=0)
+            fit_stack(cut, device=device, progress=watch, checkpoint_seconds=0)
         except KeyboardInterrupt:
             continue
     return between(cut, whole)

@@ -25,7 +25,7 @@ def main() -> None:
     args = parser.parse_args()
     console.existing_folder(args.outputs)
     if args.write_verdicts:
-        runs = Runs(args.outputs, args.protocol, say=lambda line: None)
+        runs = Runs(args.outputs, args.protocol)
         print(f"{VERDICTS}: {write_verdicts(scorecard(runs))} verdicts written")
         return
     for path in write_report(args.outputs, args.protocol, folder=args.folder):

@@ -129,7 +129,7 @@ def main() -> None:
         found = config.sweep_members(experiment, data, args.protocol, args.outputs, file or real)
         members = {member.directory: member for member in found} | members  # experiments may share runs
     outcomes: dict[Path, str] = {}
-    with stop_signals(workers=True):  # asked once, neither part goes on
+    with stop_signals():  # asked once, neither part goes on
         for device, part in parts(list(members.values()), args.device).items():
             outcomes |= run_all(part, workers=args.workers, device=device)
     stopped = sum(o == "interrupted" for o in outcomes.values())

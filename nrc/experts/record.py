@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nrc.experts.policy import Policy
 from nrc.experts.rollout import Episode, make_env, mean_return, run_episode
 from nrc.experts.settings import Expert
 
+log = logging.getLogger(__name__)
 ACTIONS_NOTE = (
     "actions = policy mean + Gaussian noise, stored as executed and not clipped (the simulator clamps its "
     "controls to [-1, 1] itself), hence the unbounded action space"
@@ -163,7 +164,6 @@ def make(
     seed: int,
     out: Path,
     force: bool,
-    say: Callable[[str], None] = print,
 ) -> Path:
     """Roll out the committed policy and write its set (`scripts/make_expert_data.py` without --train)."""
     final = out / expert.dataset_id
@@ -186,16 +186,16 @@ def make(
     write(expert, train, test, provenance, seed, out)
     eigenvalues = ", ".join(f"{v:.4g}" for v in provenance["sigma_eigenvalues"])
     published = ", ".join(f"{v:.4g}" for v in expert.published)
-    say(
+    log.info(
         f"{expert.dataset_id}: {provenance['train_transitions']} + {provenance['test_transitions']} "
         f"transitions in {final}"
     )
-    say(
+    log.info(
         f"  return {provenance['return_noise_free']['mean']:.2f} without noise, "
         f"{provenance['return_with_noise']['mean']:.2f} with noise {noise_std.tolist()}"
     )
-    say(f"  eigenvalues of Sigma {eigenvalues} (papers' data: {published})")
-    say(
+    log.info(f"  eigenvalues of Sigma {eigenvalues} (papers' data: {published})")
+    log.info(
         "  share of the target variance that the policy mean explains: "
         f"{provenance['explained_by_policy_mean']:.3f}"
     )

@@ -112,7 +112,7 @@ def save(drawing: Drawing, folder: Path) -> list[str]:
     texts = drawing.extras | {f"{drawing.name}.csv": table}
     for name, text in texts.items():
         with atomic(folder / name) as tmp:
-            tmp.write_text(text)
+            tmp.write_text(text, encoding="utf-8")
     return [f"{drawing.name}.png", f"{drawing.name}.pdf", *texts]
 
 
@@ -203,7 +203,7 @@ def _up_to_date(name: str, outputs: Path, protocol: str, folder: Path) -> list[D
 
 def _read(state: Path) -> dict[str, Any]:
     try:
-        return json.loads(state.read_text())
+        return json.loads(state.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not drawn yet, or not by us: it is drawn anew
         return {}
 
@@ -235,6 +235,6 @@ def _write_captions(folder: Path) -> list[Path]:
         lines += [f"Numbers: `{entry['csv']}`. From {len(entry['runs'])} runs, made by:", ""]
         lines += [*(f"    {command}" for command in entry["commands"]), ""]
     with atomic(folder / "captions.md") as tmp:
-        tmp.write_text("\n".join(lines))
+        tmp.write_text("\n".join(lines), encoding="utf-8")
     write_json(folder / "captions.json", entries)
     return [folder / "captions.md", folder / "captions.json"]

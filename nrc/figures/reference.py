@@ -14,7 +14,7 @@ from nrc.runs.read import Run
 @cache
 def published(name: str) -> pd.DataFrame:
     """One of prevalence_published, deep_published, gamma_minima; its first comment lines name the source."""
-    with (files("nrc") / "reference" / f"{name}.csv").open() as handle:
+    with (files("nrc") / "reference" / f"{name}.csv").open(encoding="utf-8") as handle:
         return pd.read_csv(handle, comment="#")
 
 
@@ -41,7 +41,7 @@ def recipe(paper: str, data: str) -> dict[str, Any]:
 
 @cache
 def _recipes() -> dict[str, Any]:
-    return yaml.safe_load((files("nrc") / "reference" / "published_recipes.yaml").read_text())
+    return yaml.safe_load((files("nrc") / "reference" / "published_recipes.yaml").read_text(encoding="utf-8"))
 
 
 def same_units(run: Run, paper: str) -> bool:

@@ -99,7 +99,7 @@ def read_claims(file: Path = CLAIMS) -> list[Claim]:
         UserError: an entry with a missing or unknown key, or a rule that does not exist.
     """
     claims = []
-    for entry in yaml.safe_load(file.read_text()):
+    for entry in yaml.safe_load(file.read_text(encoding="utf-8")):
         try:
             claims.append(Claim(**entry))
         except TypeError as error:

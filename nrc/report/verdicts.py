@@ -42,7 +42,7 @@ def read_verdicts(file: Path = VERDICTS) -> Table:
     """
     found: Table = {}
     known = {claim.id for claim in read_claims()}
-    text = file.read_text() if file.exists() else ""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
     for protocol, claims in (yaml.safe_load(text) or {}).items():
         for claim, places in claims.items():
             if claim not in known:
@@ -122,7 +122,7 @@ def verdict_changes(
     Returns:
         A line per change, and how many verdicts were compared.
     """
-    runs = Runs(Path(outputs), protocol, say=lambda line: None)
+    runs = Runs(Path(outputs), protocol)
     rows = [row for row in scorecard(runs) if wanted(base(row.data))]
     return differences(rows, read_verdicts(file), protocol)
 
@@ -150,7 +150,7 @@ def write_verdicts(rows: Iterable[Row], file: Path = VERDICTS) -> int:
             for where, (word, value) in claims[claim].items():
                 text += f"    {where}: {_entry(word, value)}\n"
     with atomic(file) as tmp:
-        tmp.write_text(text)
+        tmp.write_text(text, encoding="utf-8")
     return count
 
 

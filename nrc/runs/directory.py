@@ -20,7 +20,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ FINAL = ("finished", "diverged")
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a dictionary as readable JSON, atomically."""
     with atomic(path) as tmp:
-        tmp.write_text(json.dumps(value, indent=1) + "\n")
+        tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -102,13 +102,13 @@ class RunDirectory:
         return self.info["status"] in FINAL
 
     @contextlib.contextmanager
-    def lock(self, say: Callable[[str], None] = print) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Within the block this process alone writes here; see `nrc.runs.files.lock` for network file systems.
 
         Raises:
             UserError: another process writes here.
         """
-        with lock(self.path / ".lock", say):
+        with lock(self.path / ".lock"):
             self.info = self.open(
                 self.path, self.info["identity"]
             ).info  # the holder before may have ended it
@@ -132,7 +132,7 @@ class RunDirectory:
             purpose: `experiment`, `role`, `protocol` and `overrides`, as `RunSettings.purpose()` has them.
         """
         with atomic(self.path / "config.yaml") as tmp:
-            tmp.write_text(yaml.safe_dump(config, sort_keys=False))
+            tmp.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         purpose = {"experiment": None, "role": None, "protocol": None, "overrides": []} | (purpose or {})
         self.info = (
             {"status": "running", "reason": ""}
@@ -178,7 +178,7 @@ class RunDirectory:
             text += f"{epoch!r},{step},{tau!r},{split},{layer},{metric},{value!r}\n"
         with writing(file):
             try:
-                with open(file, "a") as handle:
+                with open(file, "a", encoding="utf-8", newline="\n") as handle:
                     handle.write(text)
             except OSError:
                 with contextlib.suppress(OSError):
@@ -188,8 +188,8 @@ class RunDirectory:
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         checkpoint.save(self.path, self.info["identity"], state)
 
-    def load_checkpoint(self, say: Callable[[str], None] = print) -> dict[str, Any] | None:
-        return checkpoint.load(self.path, self.info["identity"], say)
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        return checkpoint.load(self.path, self.info["identity"])
 
     def save_snapshots(self, arrays: dict[str, np.ndarray]) -> None:
         with atomic(self.path / "snapshots.npz") as tmp, open(tmp, "wb") as handle:
@@ -204,7 +204,7 @@ def read_info(path: Path) -> dict[str, Any]:
     """
     file = Path(path) / "run.json"
     try:
-        info = json.loads(file.read_text())
+        info = json.loads(file.read_text(encoding="utf-8"))
         info["identity"], info["status"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(

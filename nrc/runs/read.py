@@ -1,8 +1,9 @@
 """Finished runs as figures, report and checks read them: facts, measured curves and snapshots, nothing else."""
 
+import logging
 import math
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from nrc import criteria
 from nrc.places import PROTOCOLS
 from nrc.runs.directory import COLUMNS, read_info, read_run
 
+log = logging.getLogger(__name__)
 DATA_ORDER = (
     "reacher",
     "swimmer",
@@ -44,7 +46,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         """All settings with the place of the data, which `settings` leave out; {} when not saved."""
         file = self.path / "config.yaml"
-        return (yaml.safe_load(file.read_text()) if file.exists() else None) or {}
+        return (yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None) or {}
 
     @property
     def experiment(self) -> str | None:
@@ -192,7 +194,6 @@ class Runs:
     outputs: Path
     protocol: str = "quick"
     datasets: Sequence[str] | None = None
-    say: Callable[[str], None] = print
     _read: dict[str, dict[str, list[Run]]] = field(default_factory=dict)
 
     def of(self, experiment: str, *, both_protocols: bool = False) -> dict[str, list[Run]]:
@@ -208,7 +209,7 @@ class Runs:
             info = read_info(file.parent)
             if info["status"] != "finished" or info["experiment"] is None:
                 why = "belongs to no experiment" if info["status"] == "finished" else info["status"]
-                self.say(f"{file.parent}: {why}, not drawn")
+                log.info(f"{file.parent}: {why}, not drawn")
                 continue
             run = Run(file.parent, *read_run(file.parent))
             if self.datasets is None or run.data in self.datasets:
@@ -223,7 +224,7 @@ class Runs:
         runs = self.of(experiment).get(data, [])
         found = [run for run in runs if run.role == "headline"]
         if runs and not found:
-            self.say(
+            log.info(
                 f"{experiment}/{data}: no finished run at the headline weight decay; run it, or make another the "
                 "headline with experiment.headline=VALUE"
             )

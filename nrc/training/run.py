@@ -1,5 +1,6 @@
 """One run from settings to a finished run directory: load, train, measure, checkpoint, resume."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,8 @@ from nrc.training.steppers import make_stepper
 from nrc.training.stopping import asked_to_stop, stop_signals
 from nrc.training.tensorboard import mirrored
 from nrc.training.trial import Trial
+
+log = logging.getLogger(__name__)
 
 
 def choose_device(device: str) -> str:
@@ -80,9 +83,7 @@ def prepare(settings: RunSettings, device: str, threads: int, resident: str = "a
     return Site(device, data, place(data, device, resident), clock)
 
 
-def open_run(
-    settings: RunSettings, directory: Path, site: Site, held: ExitStack, say: Callable[[str], None]
-) -> Trial | str:
+def open_run(settings: RunSettings, directory: Path, site: Site, held: ExitStack) -> Trial | str:
     """Make the network and lock the directory until `held` ends; or how the run ended, if there is nothing to do.
 
     Raises:
@@ -96,12 +97,14 @@ def open_run(
     stepper = make_stepper(model, optim)
     run = RunDirectory.open(directory, identity_of(settings, data))
     if not run.finished:
-        held.enter_context(run.lock(say))
+        held.enter_context(run.lock())
     outcome = outcome_of(run)
     if outcome is not None:
-        say(f"{directory}: {'already finished, skipped' if outcome == 'skipped' else run.info['reason']}")
+        log.info(
+            f"{directory}: {'already finished, skipped' if outcome == 'skipped' else run.info['reason']}"
+        )
         return outcome
-    return Trial(run, site.clock, model, stepper, measurer, say)
+    return Trial(run, site.clock, model, stepper, measurer)
 
 
 def fit(
@@ -111,7 +114,6 @@ def fit(
     device: str = "auto",
     resident: str = "auto",
     threads: int = 1,
-    say: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, total: None,
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
@@ -130,7 +132,6 @@ def fit(
         device: auto, cpu or cuda.
         resident: whether a GPU holds the images: "device", "stream" (from their memory map) or "auto", as they fit.
         threads: CPU threads; part of what makes a run bitwise repeatable.
-        say: receives plain lines.
         progress: receives (steps done, steps in all) now and then.
         checkpoint_seconds: at most this much work is lost to a crash.
         tensorboard: also write the metrics as TensorBoard curves.
@@ -143,21 +144,21 @@ def fit(
         UserError: bad settings or data, a directory that holds another run or is in use, a full disk.
     """
     if asked_to_stop():
-        say(f"{directory}: not started, as this process was asked to stop")
+        log.info(f"{directory}: not started, as this process was asked to stop")
         return "interrupted"
     site = prepare(settings, device, threads, resident)
     data, clock, x, y = site.data, site.clock, site.placed.x_train, site.placed.y_train
     with no_denormals(), ExitStack() as held:
-        trial = open_run(settings, directory, site, held, say)
+        trial = open_run(settings, directory, site, held)
         if isinstance(trial, str):
             return trial
         stepper, start = trial.stepper, trial.restore()
         if tensorboard:
             trial.append = mirrored(trial.run.append, directory, trial.measurer.last_step)
         trial.start(settings, environment(site.device) | {"path": f"separate, {stepper.name}"}, data)
-        say(data.describe())
+        log.info(data.describe())
         tau = clock.tau_at(clock.total_steps)
-        say(
+        log.info(
             f"{directory}: {'resumed at step ' + str(start) if start else 'started'}, {clock.total_steps} steps, "
             f"tau {tau:g}, decay budget lambda*tau {settings.optim.weight_decay * tau:.3g}, on {site.device}, "
             f"steps {stepper.name}"

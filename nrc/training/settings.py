@@ -211,10 +211,16 @@ class RunSettings:
     def as_dict(self) -> dict[str, Any]:
         """All settings that determine the numbers, as plain values."""
         return {
-            "data": {"kind": type(self.data).__name__, **asdict(self.data)},  # type: ignore[call-overload]
-            "model": {"kind": type(self.model).__name__, **asdict(self.model)},  # type: ignore[call-overload]
+            "data": {"kind": _kind(self.data), **asdict(self.data)},  # type: ignore[call-overload]
+            "model": {"kind": _kind(self.model), **asdict(self.model)},  # type: ignore[call-overload]
             "optim": asdict(self.optim),
             "protocol": asdict(self.protocol),
             "measure": asdict(self.measure),
             "seed": self.seed,
         }
+
+
+def _kind(settings: object) -> str:
+    """The name of a class of settings, with its module if it is not of this package."""
+    cls = type(settings)
+    return cls.__name__ if cls.__module__.startswith("nrc.") else f"{cls.__module__}.{cls.__name__}"

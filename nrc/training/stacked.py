@@ -1,5 +1,6 @@
 """Members of a sweep trained as one program, each in a run directory of its own."""
 
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from nrc.training.steppers import HandStepper
 from nrc.training.stopping import asked_to_stop, stop_signals
 from nrc.training.trial import Trial
 
+log = logging.getLogger(__name__)
 LOOK = 64  # steps between two looks at the errors, as in `train_steps`
 
 
@@ -26,7 +28,6 @@ def fit_stack(
     *,
     device: str = "auto",
     threads: int = 1,
-    say: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, total: None,
     checkpoint_seconds: float = 60.0,
 ) -> dict[Path, str]:
@@ -41,7 +42,7 @@ def fit_stack(
 
     Args:
         members: alike but for weight decay and seed.
-        device, threads, say, progress, checkpoint_seconds: as for `fit`.
+        device, threads, progress, checkpoint_seconds: as for `fit`.
 
     Returns:
         directory -> as `fit` returns, or "error: ..." for one that is in use or holds another run.
@@ -50,7 +51,7 @@ def fit_stack(
         UserError: bad settings or data, a full disk.
     """
     if asked_to_stop():
-        say(f"{len(members)} runs: not started, as this process was asked to stop")
+        log.info(f"{len(members)} runs: not started, as this process was asked to stop")
         return {member.directory: "interrupted" for member in members}
     site = prepare(members[0].settings, device, threads)
     outcomes: dict[Path, str] = {}
@@ -58,20 +59,20 @@ def fit_stack(
     with no_denormals(), stop_signals(), ExitStack() as held:
         for member in members:
             try:
-                found = open_run(member.settings, member.directory, site, held, say)
+                found = open_run(member.settings, member.directory, site, held)
             except UserError as error:  # in use, or another run
                 found = f"error: {error}"
-                say(f"{member.directory}: {found}")
+                log.info(f"{member.directory}: {found}")
             if isinstance(found, str):
                 outcomes[member.directory] = found
             else:
                 opened.append((found.restore(), member, found))
         helpers = held.enter_context(_helpers(site.device, threads))
-        say(site.data.describe())
+        log.info(site.data.describe())
         opened.sort(key=lambda one: one[0])
         for start, group in groupby(opened, key=lambda one: one[0]):
             _, chosen, trials = map(list, zip(*group, strict=True))
-            outcomes |= _train(chosen, trials, start, site, helpers, say, progress, checkpoint_seconds)
+            outcomes |= _train(chosen, trials, start, site, helpers, progress, checkpoint_seconds)
     return outcomes
 
 
@@ -81,7 +82,6 @@ def _train(
     start: int,
     site: Site,
     helpers: ThreadPoolExecutor,
-    say: Callable[[str], None],
     progress: Callable[[int, int], None],
     checkpoint_seconds: float,
 ) -> dict[Path, str]:
@@ -95,7 +95,7 @@ def _train(
     order = stacked_order(len(x), batch, [member.settings.seed for member in members], start)
     for member, trial in zip(members, trials, strict=True):
         trial.start(member.settings, environment(site.device) | {"path": stack.name}, site.data)
-    say(
+    log.info(
         f"{stack.name}, on {site.device}: {'resumed at step ' + str(start) if start else 'started'}, "
         f"{clock.total_steps} steps, tau {clock.tau_at(clock.total_steps):g}"
     )

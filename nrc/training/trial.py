@@ -1,5 +1,6 @@
 """A run while it trains, seen from its directory: continue, measure, save, and say how it ended."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from nrc.training.loop import Diverged
 from nrc.training.measuring import Measurer, Row
 from nrc.training.settings import RunSettings
 from nrc.training.steppers import Stepper
+
+log = logging.getLogger(__name__)
 
 
 def facts_of(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
@@ -47,7 +50,6 @@ class Trial:
     model: nn.Module
     stepper: Stepper
     measurer: Measurer
-    say: Callable[[str], None]
     append: Callable[[list[Row]], None] = field(init=False)
     began: float = field(init=False)
     resumed: bool = field(init=False, default=False)
@@ -59,7 +61,7 @@ class Trial:
 
     def restore(self) -> int:
         """Take up the newest usable checkpoint, if there is one; the step to go on from."""
-        state = self.run.load_checkpoint(self.say)
+        state = self.run.load_checkpoint()
         self.began = time.monotonic() - (0.0 if state is None else state["seconds"])
         self.resumed = state is not None
         if state is None:
@@ -113,7 +115,7 @@ class Trial:
             f"{error}: the loss is not finite; use a smaller optim.lr",
             undefined=self.measurer.undefined,
         )
-        self.say(f"{self.run.path}: {self.run.info['reason']}")
+        log.info(f"{self.run.path}: {self.run.info['reason']}")
         return "diverged"
 
     def end(self, step: int) -> str:
@@ -137,9 +139,9 @@ class Trial:
                 f"stopped by a signal at step {step}; the same command continues it",
                 **result,
             )
-            self.say(f"{self.run.path}: {self.run.info['reason']}")
+            log.info(f"{self.run.path}: {self.run.info['reason']}")
             return "interrupted"
         self.run.save_snapshots(self.measurer.snapshots())
         self.run.end("finished", self.measurer.state_of_collapse(), **result)
-        self.say(f"{self.run.path}: {words}; {self.run.info['reason']}")
+        log.info(f"{self.run.path}: {words}; {self.run.info['reason']}")
         return "finished"

@@ -120,7 +120,7 @@ def _written(folder: Path) -> list[str]:
 def _valid(folder: Path, stamp: str) -> dict[str, Any] | None:
     """The manifest, if its source is unchanged and the cache is what was written."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["stamp"] != stamp:
             return None
         written = _written(folder)
@@ -135,7 +135,7 @@ def _valid(folder: Path, stamp: str) -> dict[str, Any] | None:
         # a cache that may only be read is checked at every start
         with suppress(OSError):
             tmp = folder / f".{MANIFEST}.{os.getpid()}.tmp"
-            tmp.write_text(json.dumps(manifest | {"written": written}, indent=1))
+            tmp.write_text(json.dumps(manifest | {"written": written}, indent=1), encoding="utf-8")
             tmp.replace(folder / MANIFEST)
         return manifest
     except (OSError, EOFError, ValueError, KeyError, UserError):
@@ -184,7 +184,7 @@ def _make(
             "n_train": len(train), "target_names": list(frames.target_names), "notes": frames.notes,
             "left_out": list(frames.left_out),
         }  # fmt: skip
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     except OSError as error:

@@ -83,6 +83,6 @@ def commit_of(local_dir: Path, file: str) -> str | None:
     """The commit a file in a local folder came from, as the hub's client noted it; None if unknown."""
     note = local_dir / ".cache" / "huggingface" / "download" / f"{file}.metadata"
     try:
-        return note.read_text().splitlines()[0].strip() or None
+        return note.read_text(encoding="utf-8").splitlines()[0].strip() or None
     except (OSError, IndexError):
         return None
