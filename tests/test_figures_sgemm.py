@@ -109,7 +109,7 @@ def test_nothing_to_draw_without_runs(tmp_path: Path) -> None:
 
 def fitted(place: Path, ranks: list[int]) -> RunSettings:
     settings = RunSettings(
-        LowRank(t=3, r=3, d=6, n=60), MLP(num_layers=3, width=8), Optim(lr=0.05), Protocol(epochs=1),
+        LowRank(t=3, r=3, d=6, n=60, min_ratio=0.01), MLP(num_layers=3, width=8), Optim(lr=0.05), Protocol(epochs=1),
         Measure(log_spaced=0, evenly=0, ranks=ranks),
     )  # fmt: skip
     fit(settings, place)

@@ -42,7 +42,7 @@ def gamma(runs: Runs) -> Iterator[Drawing]:
 
 
 def _one(name: str, columns: Mapping[str, Mapping[str, list[Run]]]) -> Drawing:
-    drawing = Drawing(name, "NRC3 against gamma", 1, len(columns), 2.3, "gamma_over_lambda_min")
+    drawing = Drawing(name, "NRC3 against gamma", 1, len(columns), 2.5, "gamma_over_lambda_min")
     for axes, (data, kinds) in zip(drawing.grid[0], columns.items(), strict=True):
         axes.set_yscale("log")
         for kind, main in kinds.items():
@@ -86,12 +86,10 @@ def _curve(drawing: Drawing, axes: Axes, run: Run, kind: str) -> None:
 
 
 def _lambdas(kinds: Mapping[str, list[Run]]) -> str:
-    """Weight decays, and what keeps the runs from being a collapse, by feature layer."""
-    words = []
+    """One line per feature layer: weight decay, and what keeps the runs from being a collapse."""
+    lines = []
     for kind, main in kinds.items():
-        state = style.state(main)
-        layer = kind.partition("_")[0].replace("relu", "ReLU")
-        words.append((style.scientific(main[0].weight_decay), ", ".join(filter(None, (layer, state)))))
-    if len({decay for decay, _ in words}) == 1 and not any(style.state(main) for main in kinds.values()):
-        return f"λ = {words[0][0]}"
-    return "λ = " + ", ".join(f"{decay} ({what})" for decay, what in words)
+        layer = {"relu": "ReLU", "linear": "linear"}.get(kind, "ResNet")
+        words = [layer, f"λ = {style.scientific(main[0].weight_decay)}", style.state(main)]
+        lines.append(", ".join(filter(None, words)))
+    return "\n".join(lines)
