@@ -13,7 +13,9 @@ from nrc.metrics import ALIVE
 
 COLLAPSED = 0.05  # NRC1, NRC2 or NRC3 below this, in every seed, ...
 FALL = 10.0  # ... and at least this many times below the start
-NOT_YET = 20.0  # decay budget lambda*tau below which a run is too short; above, less than exp(-20) is left
+ENOUGH_BUDGET = (
+    20.0  # decay budget lambda*tau below which a run is too short; above, less than exp(-20) is left
+)
 STILL_FALLING = 0.95  # a metric still falls if it ends below this share of its value at half of the run's tau
 SIGNAL = 1e-3  # train R^2 below which the network explains nothing
 FLOOR = 1e-17  # a mean of logarithms takes an exact zero for this, and a log axis draws it here
@@ -60,7 +62,7 @@ def not_yet(budget: float) -> bool:
         >>> not_yet(19.9), not_yet(20.0)
         (True, False)
     """
-    return budget < NOT_YET
+    return budget < ENOUGH_BUDGET
 
 
 class Curves(Protocol):

@@ -39,8 +39,10 @@ def test_collapsed(starts: list[float], ends: list[float], expected: bool) -> No
 
 
 def test_not_yet_has_one_threshold() -> None:
-    assert criteria.not_yet(np.nextafter(criteria.NOT_YET, 0)) and not criteria.not_yet(criteria.NOT_YET)
-    assert math.exp(-criteria.NOT_YET) < 1e-8
+    assert criteria.not_yet(np.nextafter(criteria.ENOUGH_BUDGET, 0)) and not criteria.not_yet(
+        criteria.ENOUGH_BUDGET
+    )
+    assert math.exp(-criteria.ENOUGH_BUDGET) < 1e-8
 
 
 class Falling:
