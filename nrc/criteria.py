@@ -14,7 +14,7 @@ from nrc.metrics import ALIVE
 COLLAPSED = 0.05  # NRC1, NRC2 or NRC3 below this, in every seed, ...
 FALL = 10.0  # ... and at least this many times below the start
 ENOUGH_BUDGET = (
-    20.0  # decay budget lambda*tau from which on what the loss does not hold is gone: exp(-20) = 2e-9
+    20.0  # decay budget lambda*tau below which a run is too short; above, less than exp(-20) is left
 )
 STILL_FALLING = 0.95  # a metric still falls if it ends below this share of its value at half of the run's tau
 SIGNAL = 1e-3  # train R^2 below which the network explains nothing

@@ -1,5 +1,7 @@
 """The one exception type that users are meant to read, and other errors in one line."""
 
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
 
 class UserError(Exception):
     """A mistake in the input: one line saying what was given, what was expected and what to do.
@@ -39,3 +41,21 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError | OSError | ImportError) and any(w in str(error) for w in words)
     )
+
+
+def check_choices(group: str, settings: Any) -> None:
+    """Refuse a value that is none of the choices of its `typing.Literal` field.
+
+    Args:
+        group: name of the config group, e.g. "optim".
+        settings: a dataclass; its annotations are the one place where the choices stand.
+
+    Raises:
+        UserError: such a value, with the choices.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            choices = [str(choice) for choice in get_args(hint)]
+            words = " or ".join(choices) if len(choices) == 2 else f"one of {', '.join(choices)}"
+            raise UserError(f"{group}.{name} is {value!r}; choose {words}")

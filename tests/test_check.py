@@ -61,12 +61,13 @@ def write(
 
 
 def place(outputs: Path, e: Expectation) -> Path:
-    """The run directories of an expectation, without the seed; 5e-4 stands for all weight decays."""
-    return outputs / e.place().replace("wd=*", "wd=0.0005").removesuffix("/seed=*")
+    """The run directories of an expectation, without the seed; 5e-4 stands for all weight decays, 0.01 is the headline's."""
+    decay = "wd=0.01" if e.weight_decay == "headline" else "wd=0.0005"
+    return outputs / e.place().replace("wd=*", decay).removesuffix("/seed=*")
 
 
 def as_headline(runs: list[Path]) -> dict[Path, str | None]:
-    return dict.fromkeys(runs, "headline")
+    return {run: "headline" if run.parent.name == "wd=0.01" else "sweep" for run in runs}
 
 
 def seeds(outputs: Path, expectations: list[Expectation], count: int = 2) -> list[Path]:
@@ -298,7 +299,7 @@ def test_the_script_says_so_by_its_exit_status(
 ) -> None:
     outputs = perfect if runs == "perfect" else perfect / "none"
     made = [
-        SimpleNamespace(directory=run, settings=SimpleNamespace(role="headline"))
+        SimpleNamespace(directory=run, settings=SimpleNamespace(role=as_headline([run])[run]))
         for run in seeds(outputs, read_expectations())
     ]
     monkeypatch.setattr(script.config, "sweep_members", lambda *a: made)
@@ -315,7 +316,7 @@ def test_the_script_judges_one_data_set_alone(
 ) -> None:
     asked = []
     made = [
-        SimpleNamespace(directory=run, settings=SimpleNamespace(role="headline"))
+        SimpleNamespace(directory=run, settings=SimpleNamespace(role=as_headline([run])[run]))
         for run in seeds(perfect, read_expectations())
     ]
     monkeypatch.setattr(script.config, "sweep_members", lambda e, data, *a: asked.append(data) or made)

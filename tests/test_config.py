@@ -116,7 +116,7 @@ def test_a_sweep_here_takes_a_process_for_each_core_or_gpu(
 
 
 def test_members_of_a_sweep_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    import train
+    from nrc.cli import train
 
     taken: list[int] = []
     monkeypatch.setattr("torch.cuda.set_device", taken.append)
@@ -217,14 +217,66 @@ def test_a_plain_run_on_images_follows_its_recipe() -> None:
     own = settings("data=carla", *file, "data.size=[44,100]", "data.scale_targets=minmax", "measure.evenly=2")
     assert (own.data.size, own.data.scale_targets) == ([44, 100], "minmax")  # type: ignore[attr-defined]
     assert own.measure.evenly == 2
-    assert settings("data=carla", "recipe=default", *file).data.size is None  # type: ignore[attr-defined]
+    assert settings("data=carla", "recipe=default/quick", *file).data.size is None  # type: ignore[attr-defined]
     assert settings("data=reacher").measure.log_spaced == 20
 
 
 def test_length_given_by_the_user_wins_over_the_recipe() -> None:
     assert settings("protocol.epochs=3").protocol.epochs == 3
     assert settings("protocol.epochs=3").protocol.tau is None
-    assert settings("protocol=paper", "protocol.tau=7").protocol.tau == 7
+    paper = settings("protocol=paper", "protocol.tau=7").protocol
+    assert (paper.tau, paper.epochs) == (7, None)
+
+
+def test_the_recipe_follows_data_set_and_protocol() -> None:
+    assert (
+        settings("data=swimmer", "recipe=hopper/accelerated").optim
+        == settings("data=hopper", "protocol=accelerated").optim
+    )
+    for data, wd, sweep in (
+        ("reacher", 1.5e-3, {1.5e-3, 5e-4, 5e-5, 5e-6, 0}),
+        ("swimmer", 1e-2, {1e-2, 5e-3, 5e-4, 5e-5, 0}),
+        ("hopper", 1e-2, {1e-2, 5e-3, 5e-4, 5e-5, 0}),
+    ):  # NeurIPS 2024, the published weight decays
+        for protocol in PROTOCOLS:
+            members = config.sweep_members("sweep", data, protocol, Path("outputs"))
+            assert {m.settings.optim.weight_decay for m in members} == sweep
+            assert {m.settings.headline for m in members} == {wd}
+    rest = config.sweep_members("ufm_sweep", "reacher", "quick", Path("outputs"))
+    (main,) = config.sweep_members("ufm", "reacher", "quick", Path("outputs"))
+    assert (main.settings.protocol.tau, {m.settings.protocol.tau for m in rest}) == (39100, {3910})
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("data", names("data"))
+def test_every_data_set_has_a_recipe_for_every_protocol(data: str, protocol: str) -> None:
+    assert (CONF / "recipe" / data / f"{protocol}.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "groups"),
+    [
+        (["recipe=default/quick"], ("data", "model", "optim", "measure")),
+        (["recipe=default/quick", "data=carla", "model=resnet18"], ("data", "model")),
+        (["recipe=default/quick", "data=utkface", "model=resnet18"], ("data",)),
+        (["data=sgemm", "data.path=x"], ("data",)),
+        (["data=table", "data.path=x"], ("data",)),
+    ],
+)
+def test_a_setting_has_the_same_default_in_its_class_and_in_its_file(
+    chosen: list[str], groups: tuple[str, ...]
+) -> None:
+    """A class made in code and a run from the command line must not differ silently."""
+    found = settings(*chosen)
+    by_recipe = {"lr", "momentum", "weight_decay"}  # what a recipe exists for
+    for group in groups:
+        values = getattr(found, group)
+        for field in dataclasses.fields(values):
+            has_default = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+            if not has_default or field.name in by_recipe | {"path"}:
+                continue
+            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+            assert getattr(values, field.name) == default, f"{group}.{field.name}"
 
 
 def test_sweep_members_are_the_directories_of_a_multirun(tmp_path: Path) -> None:

@@ -295,7 +295,6 @@ def test_frames_survive_an_interruption(
 
 
 def test_runs_without_frames_are_known_by_the_same_identity_as_before() -> None:
-    assert "frames" not in toy(0.0).as_dict()["measure"]
     assert toy(0.0, frames=4).as_dict()["measure"]["frames"] == 4
     with pytest.raises(UserError, match=r"measure\.frames is 1"):
         Measure(frames=1)

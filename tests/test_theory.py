@@ -10,12 +10,11 @@ from torch import Tensor
 
 import nrc
 from nrc.cli import config
-from nrc.data import LowRank
 from nrc.errors import UserError
 from nrc.metrics import gamma_star
 from nrc.models import MLP
 from nrc.theory import ufm
-from nrc.training import Measure, Optim, Protocol, RunSettings
+from nrc.training import Optim
 from nrc.training.steppers import make_stepper
 
 EIGENVALUES = (0.3, 1.0, 2.5)
@@ -306,17 +305,12 @@ def test_a_network_with_free_features_reaches_the_closed_form() -> None:
 
 def test_the_experiment_is_the_published_one(tmp_path: Path) -> None:
     """nrc_prevalence, sections 2 and 3: network, penalties, five lambdas, plain SGD at lr 1e-2, batch 256."""
-    members = config.sweep_members("ufm", "reacher", "paper", tmp_path)
+    members = [
+        m for file in ("ufm", "ufm_sweep") for m in config.sweep_members(file, "reacher", "paper", tmp_path)
+    ]
     places = [str(m.directory.relative_to(tmp_path)) for m in members]
     assert places == [f"ufm-paper/reacher/wd={v}/seed=0" for v in ("0.01", "0.001", "0.0001", "1e-05", "0")]
     run = members[0].settings
     assert run.model == MLP(num_layers=4, width=256, feature_activation="none", norm="batch")
     assert (run.optim.lr, run.optim.momentum, run.optim.batch_size) == (1e-2, 0.0, 256)
     assert (run.optim.loss_scale, run.optim.penalty) == (0.5, "ufm")
-
-
-def test_only_a_ufm_run_records_its_penalty() -> None:
-    """Directories written before the setting existed keep their identity."""
-    for penalty in ("all", "ufm"):
-        run = RunSettings(LowRank(), MLP(), Optim(penalty=penalty), Protocol(tau=1.0), Measure())
-        assert run.as_dict()["optim"].get("penalty") == (None if penalty == "all" else "ufm")

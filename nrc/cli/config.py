@@ -71,13 +71,22 @@ def _slug(key: str, *, _root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("slug", _slug, replace=True)
 
 
+# the length of the recipe, unless the user gives the other kind of length (then `other` is no interpolation)
+OmegaConf.register_new_resolver(
+    "unless_given",
+    lambda other, value, *, _parent_: value if OmegaConf.is_interpolation(_parent_, other) else None,
+    replace=True,
+)
+
+
 def typed(cls: type, node: DictConfig, name: str) -> Any:
     """Make the settings dataclass `cls` from a config group, with its types and ranges checked."""
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
     values.pop("_target_", None)
     try:
-        checked = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(_plain(cls)), values))
+        merged = OmegaConf.merge(OmegaConf.structured(_plain(cls)), values)
+        checked = OmegaConf.to_container(merged, throw_on_missing=True)
     except OmegaConfBaseException as error:
         option = re.split(r"[.\[]", str(error.full_key))[0]
         raise UserError(f"{name}.{option} is {values.get(option)!r}: {str(error).splitlines()[0]}") from None
@@ -175,22 +184,13 @@ def run_settings(cfg: DictConfig, overrides: Iterable[str] = ()) -> RunSettings:
         data=group_settings(cfg, "data"),
         model=group_settings(cfg, "model"),
         optim=typed(Optim, cfg.optim, "optim"),
-        protocol=typed(Protocol, with_length(cfg), "protocol"),
+        protocol=typed(Protocol, cfg.protocol, "protocol"),
         measure=typed(Measure, cfg.measure, "measure"),
         seed=cfg.seed,
         experiment=experiment and experiment.name,
         headline=experiment and experiment.headline,
         overrides=tuple({text.partition("=")[0]: text for text in overrides}.values()),
     )
-
-
-def with_length(cfg: DictConfig) -> DictConfig:
-    """The protocol group, its length taken from the recipe unless tau or epochs are given."""
-    protocol = cfg.protocol.copy()
-    recipe = cfg.recipe.get(protocol.name)
-    if protocol.tau is None and protocol.epochs is None and recipe is not None:
-        protocol.tau, protocol.epochs = recipe.get("tau"), recipe.get("epochs")
-    return protocol
 
 
 @lru_cache(maxsize=256)

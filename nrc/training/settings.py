@@ -2,16 +2,14 @@
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 from typing import Protocol as Interface
 
 from torch import nn
 
 from nrc.data import RegressionData
-from nrc.errors import UserError
-from nrc.places import PROTOCOLS
+from nrc.errors import UserError, check_choices
 
-PENALTIES = ("all", "ufm")
 MOST_MEASURED = 10_000_000  # steps at which a run may measure: their list must fit into memory
 
 
@@ -46,7 +44,7 @@ class Optim:
     batch_size: int = 256
     loss_scale: float = 0.5
     milestones: list[float] = field(default_factory=list)
-    penalty: str = "all"
+    penalty: Literal["all", "ufm"] = "all"
     decay_biases: bool = True
 
     def __post_init__(self) -> None:
@@ -56,7 +54,7 @@ class Optim:
             0 <= self.weight_decay < math.inf,
             f"optim.weight_decay is {self.weight_decay:g}; it must be >= 0 (0 switches it off)",
         )
-        _require(self.penalty in PENALTIES, f"optim.penalty is {self.penalty!r}; choose all or ufm")
+        check_choices("optim", self)
         _require(self.batch_size > 0, f"optim.batch_size is {self.batch_size}; it must be at least 1")
         _require(
             0 < self.loss_scale < math.inf,
@@ -78,14 +76,12 @@ class Protocol:
         epochs: passes over the training set; give exactly one of the two.
     """
 
-    name: str = "quick"
+    name: Literal["quick", "accelerated", "paper"] = "quick"
     tau: float | None = None
     epochs: int | None = None
 
     def __post_init__(self) -> None:
-        _require(
-            self.name in PROTOCOLS, f"protocol.name is {self.name!r}; choose one of {', '.join(PROTOCOLS)}"
-        )
+        check_choices("protocol", self)
         _require(
             (self.tau is None) != (self.epochs is None),
             f"protocol.tau is {self.tau} and protocol.epochs is {self.epochs}; "
@@ -117,11 +113,11 @@ class Measure:
     """
 
     every: int | None = None
-    log_spaced: int = 40
-    evenly: int = 20
+    log_spaced: int = 20
+    evenly: int = 10
     samples: int | None = None
-    positions: str = "pool"
-    layers: str = "all"
+    positions: Literal["pool", "all"] = "pool"
+    layers: Literal["last", "all"] = "all"
     outputs: bool = False
     ranks: list[int] = field(default_factory=list)
     frames: int = 0
@@ -141,10 +137,7 @@ class Measure:
             self.samples is None or self.samples > 1,
             f"measure.samples is {self.samples}; it must be at least 2, or null for all",
         )
-        _require(
-            self.positions in ("pool", "all"), f"measure.positions is {self.positions!r}; choose pool or all"
-        )
-        _require(self.layers in ("last", "all"), f"measure.layers is {self.layers!r}; choose last or all")
+        check_choices("measure", self)
         _require(
             all(r > 0 for r in self.ranks), f"measure.ranks is {list(self.ranks)}; give whole numbers >= 1"
         )

@@ -23,12 +23,11 @@ log = logging.getLogger(__name__)
 def facts_of(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
     """What run.json says of the data: which set, what makes this a variant of it, sizes, origin.
 
-    A set's own name has what a variant adds after a dash: "utkface-faces" is the variant {"file": "faces"} of utkface.
+    A class of settings from outside the package may lack `dataset` and `variant`: its data are a set by themselves.
     """
-    variant: dict[str, Any] = getattr(settings.data, "variant", {})
     facts: dict[str, Any] = {
-        "name": data.name.partition("-")[0] if variant else data.name,
-        "variant": variant,
+        "name": getattr(settings.data, "dataset", data.name),
+        "variant": getattr(settings.data, "variant", {}),
         "kind": data.kind,
         "sha256": data.sha256,
         "describe": data.describe(),
