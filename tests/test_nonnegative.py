@@ -337,6 +337,18 @@ def test_a_pointed_cone_is_realised_with_exact_collapse(n: int, seed: int) -> No
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_centred_nrc1_has_no_such_obstacle(n: int) -> None:
+    rng = np.random.default_rng(n)
+    z, v = rng.normal(size=(300, n)), rng.normal(size=(8, n))
+    z, v = z - z.mean(0), v - v.mean(0)
+    h, w = z @ v.T, np.linalg.pinv(v)
+    h -= h.min()
+    assert h @ w.T == pytest.approx(z, abs=1e-9) and not one_sided(z).holds
+    found = nrc.measure(h, z, w)
+    assert found["nrc1_centred"] < 1e-12 and found["nrc1"] > 0.1
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
 def test_exact_collapse_of_non_negative_features_is_one_sided(n: int) -> None:
     rng = np.random.default_rng(n)
     h = rng.exponential(size=(300, n)) @ rng.exponential(size=(n, 20))  # rank n, non-negative

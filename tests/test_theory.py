@@ -190,8 +190,11 @@ def test_metrics_of_a_partial_collapse_are_the_predicted_ones() -> None:
     y = targets()
     best = ufm.optimum(covariance(y), *penalties(0.7))
     found = nrc.measure(best.features(y, D), y, best.weights(D))
-    assert best.rank == 2 and best.nrc1 == 0.0 and found["nrc1"] < 1e-12
-    assert math.isnan(best.nrc2) and math.isnan(found["nrc2"]) and "rank 2" in best.undefined["nrc2"]
+    assert best.rank == 2
+    for name in ("nrc1", "nrc2"):
+        assert (
+            math.isnan(getattr(best, name)) and math.isnan(found[name]) and "rank 2" in best.undefined[name]
+        )
     assert found["nrc3"] == pytest.approx(best.nrc3, rel=1e-6) and best.nrc3 > 1e-3
     assert found["nrc3_gamma"] * EIGENVALUES[0] == pytest.approx(best.gamma, rel=1e-6)
 
