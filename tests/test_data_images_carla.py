@@ -1,6 +1,7 @@
 """Driving frames: the layouts, the split by blocks, the cache, and what is said when files are wrong."""
 
 import csv
+import errno
 import io
 import os
 import shutil
@@ -398,6 +399,22 @@ def test_too_small_a_disk_is_said_before_anything_is_written(
         UserError, match=r"a\.h5 need 0\.0 MB in .*cache, which has 0\.0 MB free; set data\.cache"
     ):
         load(tmp_path, tmp_path / "a.h5")
+
+
+def test_a_disk_that_fills_up_while_the_stand_in_is_drawn_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain writes: a memory map would be killed by a signal. With room the same settings go on."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    settings = Carla(cache=str(tmp_path / "cache"), rendered=20, size=[8, 8])
+    with monkeypatch.context() as patch:
+        patch.setattr(_cache.os, "fsync", lambda _: (_ for _ in ()).throw(full))
+        with pytest.raises(
+            UserError, match=r"a drawn stand-in need .* and the disk is full; set data\.cache"
+        ):
+            settings.load()
+    assert not list((tmp_path / "cache").glob("*/*"))
+    assert settings.load().sizes["train"] == 16
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:

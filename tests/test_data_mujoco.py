@@ -292,6 +292,17 @@ def test_paper_kind_needs_the_papers_sigma(tmp_path: Path) -> None:
         assert Mujoco("hopper", source="d4rl", path=path, limit=50).load().kind == kind
 
 
+def test_paper_kind_needs_the_papers_mean(tmp_path: Path) -> None:
+    """Swimmer's published rows lie two deviations from 0: the same Sigma around another mean is other data."""
+    x, y = paper_like("swimmer", 1_000)
+    direction = np.array([1.35, 0.0])
+    for mean, kind in ((direction, "paper"), (0 * direction, "real")):
+        for part in ("train", "test"):
+            write_jat(tmp_path / f"{part}.parquet", [(x, y - y.mean(0) + mean)])
+        data = Mujoco("swimmer", source="jat", path=str(tmp_path)).load()
+        assert data.kind == kind and "(published 1.97 to 2.46)" in data.describe()
+
+
 def test_paper_kind_of_jat(tmp_path: Path) -> None:
     x, y = paper_like("reacher", 1200)
     for part, rows in (("train", slice(0, 1000)), ("test", slice(1000, 1200))):
@@ -375,6 +386,43 @@ def test_bad_minari_sets(tmp_path: Path) -> None:
         small(root=str(tmp_path)).load()
     (data / "main_data.hdf5").unlink()  # what an interrupted download leaves
     with pytest.raises(UserError, match="there is no expert set"):
+        small(root=str(tmp_path)).load()
+
+
+def test_observations_that_are_no_vectors_are_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    box, act = gym.spaces.Box(-np.inf, np.inf, (4,)), gym.spaces.Box(-1, 1, (2,))
+    spaces = {"dict": gym.spaces.Dict(state=box, goal=box), "tuple": gym.spaces.Tuple((box, box))}
+    for kind, line in (("dict", "a Dict of goal, state"), ("tuple", "a Tuple of 0, 1")):
+        parts = [rng.normal(size=(STEPS + 1, 4)).astype(np.float32) for _ in range(2)]
+        seen: Any = dict(zip(("state", "goal"), parts, strict=True)) if kind == "dict" else tuple(parts)
+        buffer = EpisodeBuffer(
+            observations=seen, actions=rng.uniform(-1, 1, (STEPS, 2)).astype(np.float32), rewards=[0.0] * STEPS,
+            terminations=[False] * STEPS, truncations=[False] * (STEPS - 1) + [True], infos={},
+        )  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            patch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+            create_dataset_from_buffers(
+                f"mine/{kind}-v0",
+                [buffer],
+                observation_space=spaces[kind],
+                action_space=act,
+                algorithm_name="test",
+            )
+        with pytest.raises(UserError, match=f"observations are {line}, not vectors; record it with"):
+            small(source="minari", root=str(tmp_path), dataset_id=f"mine/{kind}-v0").load()
+
+
+def test_a_minari_set_with_links_to_other_files_is_refused(tmp_path: Path) -> None:
+    write_minari(tmp_path, "nrc/reacher-expert-v0", episodes(12))
+    data = tmp_path / "nrc/reacher-expert-v0/data/main_data.hdf5"
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["a"] = np.ones((STEPS, 2))
+    with h5py.File(data, "r+") as file:
+        del file["episode_0/actions"]
+        file["episode_0/actions"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "a")
+    with pytest.raises(UserError, match="episode_0/actions is a link to another file"):
         small(root=str(tmp_path)).load()
 
 

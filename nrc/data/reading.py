@@ -69,18 +69,16 @@ def open_hdf5(file: Path) -> Iterator[Any]:
 
     with one_line(file, "HDF5"), h5py.File(file, "r") as archive:
 
-        def look(name: str, link: Any) -> None:
-            elsewhere = "is a link to another file" if isinstance(link, h5py.ExternalLink) else ""
-            if isinstance(link, h5py.HardLink):
-                item = archive[name]
-                if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
-                    elsewhere = "keeps its numbers in another file"
-            if elsewhere:
-                raise UserError(
-                    f"{file}: {name} {elsewhere}, which is not followed; copy the numbers into one file"
-                )
+        def look(name: str, link: Any) -> str | None:
+            if isinstance(link, h5py.ExternalLink):
+                return f"{name} is a link to another file"
+            item = archive[name] if isinstance(link, h5py.HardLink) else None
+            outside = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
+            return f"{name} keeps its numbers in another file" if outside else None
 
-        archive.visititems_links(look)
+        elsewhere = archive.visititems_links(look)  # ends at the first that it names
+        if elsewhere:
+            raise UserError(f"{file}: {elsewhere}, which is not followed; copy the numbers into one file")
         yield archive
 
 
