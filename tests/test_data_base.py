@@ -272,8 +272,7 @@ def test_a_variant_is_told_in_fields_and_has_a_folder(changes: dict[str, Any], n
     settings = LowRank(t=2, r=2, n=100, min_ratio=0.05, **changes)
     data = settings.load()
     assert settings.data_name == data.name == name and data.dataset == "low_rank"
-    along = {"target_mean_along": "targets"} if "target_mean" in changes else {}
-    assert data.facts()["variant"] == settings.variant == along | changes
+    assert data.facts()["variant"] == settings.variant == changes
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ class DataSource:
         """What makes this a variant of the set; in run.json. {} for the set itself."""
         found: dict[str, Any] = dict(self.origin)
         if self.target_mean is not None:
-            found |= {"target_mean": self.target_mean, "target_mean_along": self.target_mean_along}
+            found["target_mean"] = self.target_mean
+            found |= {"target_mean_along": "sigma"} if self.target_mean_along == "sigma" else {}
         return found | ({"target_scale": self.target_scale} if self.target_scale != 1 else {})
 
     @property

@@ -20,26 +20,6 @@ from nrc.training.steppers import Stepper
 log = logging.getLogger(__name__)
 
 
-def facts_of(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
-    """What run.json says of the data: which set, what makes this a variant of it, sizes, origin.
-
-    A class of settings from outside the package may lack `dataset` and `variant`: its data are a set by themselves.
-    """
-    facts: dict[str, Any] = {
-        "name": getattr(settings.data, "dataset", data.name),
-        "variant": getattr(settings.data, "variant", {}),
-        "kind": data.kind,
-        "sha256": data.sha256,
-        "describe": data.describe(),
-        **data.sizes,
-        "target_rank": data.target_rank,
-        "image_size": list(data.x_train.shape[1:3]) if data.is_image else None,
-    }
-    if data.provenance.get("left_out"):
-        facts["left_out"] = data.provenance["left_out"]
-    return facts
-
-
 @dataclass(eq=False)
 class Trial:
     """One run, alone or in a stack, in its open and locked directory."""
@@ -79,7 +59,7 @@ class Trial:
         before = self.run.info.get("environment", {}).get("path", "") if self.resumed else ""
         if before and before.split("; then ")[-1] != environment["path"]:
             environment = environment | {"path": f"{before}; then {environment['path']}"}
-        facts = facts_of(settings, data)
+        facts = data.facts()
         layers = getattr(settings.model, "num_layers", 0)
         if settings.optim.penalty == "all" and layers >= 2:
             facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
