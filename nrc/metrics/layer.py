@@ -55,6 +55,21 @@ class Undefined(Exception):
 
 
 @dataclass(frozen=True)
+class Maker:
+    """What makes a layer's features: h = f(weight a + bias), with f a ReLU or the identity.
+
+    Attributes:
+        weight: (d, in).
+        bias: (d,), where it decays as the weight does; None: none, or one that does not.
+        relu: whether f is a ReLU.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    relu: bool = False
+
+
+@dataclass(frozen=True)
 class Layer:
     """What every metric takes. Build it with `Layer.of`, which checks the shapes.
 
@@ -72,6 +87,7 @@ class Layer:
         width: number of columns that the features came in, where the moments are of fewer coordinates.
         rounding: variance that rounding may give the coordinates, (d,) or as a matrix (d, d); None: eps^2 of each
             column's mean square, with eps of the features' type.
+        maker: what makes the features, for `balancedness`; a text: why that is not a weight; None: not known.
     """
 
     moments: Moments
@@ -84,6 +100,7 @@ class Layer:
     rows: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     width: int | None = None
     rounding: Tensor | None = field(default=None, repr=False)
+    maker: Maker | str | None = field(default=None, repr=False)
 
     @staticmethod
     def of(
