@@ -78,6 +78,16 @@ def test_rounding_alone_is_no_direction():
     assert still["feature_rank"] == 0 and "all rows are equal" in still.undefined["nrc1"]
 
 
+def test_a_column_of_nothing_but_rounding_takes_no_real_direction_with_it():
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        h = np.c_[1000 + 3e-5 * rng.normal(size=300), rng.normal(size=(300, 4))].astype(np.float32)
+        assert 0 < h[:, 0].var() < 1e-8  # it jumps between neighbouring numbers
+        y = noisy(h.astype(float), [1, 2], seed)
+        assert measure(h, y)["feature_rank"] == 4
+        assert measure_moments(Moments().update(h, y))["feature_rank"] == 4
+
+
 def test_directions_that_the_sums_cannot_resolve_are_read_off_the_rows_or_said_so():
     rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]

@@ -15,10 +15,10 @@ from nrc.arrays import as_tensor
 from nrc.errors import UserError
 from nrc.metrics.fit import (
     AffineFit,
+    above_rounding,
     fit_of_rows,
     fit_of_scaled_columns,
     fit_of_sums,
-    rounding_along,
     spectrum_of_rows,
 )
 from nrc.metrics.linalg import (
@@ -233,9 +233,9 @@ class Layer:
             return 0
         scale = variance[alive].rsqrt()
         found = spectrum(scale[:, None] * m.sigma_y[alive][:, alive] * scale)
-        noise = 4 * rounding_along(scale[:, None] * found.vectors, rounding[alive])
-        floor = TARGET_RANK_TOLERANCE * float(found.values[0])
-        return int((found.values > noise.clamp_min(floor)).sum())
+        kept = found.values > TARGET_RANK_TOLERANCE * found.values[0]
+        basis = scale[:, None] * found.vectors[:, kept]
+        return above_rounding(found.values[kept], basis, 4 * rounding[alive])
 
     @cached_property
     def mean_square(self) -> float:
@@ -258,7 +258,7 @@ class Layer:
         """
         fit, m = self.fit, self.moments
         # what chance explains of the error with so many more directions is no information
-        chance = 2 * fit.undecided / m.count
+        chance = 2 * fit.unresolved / m.count
         variance = float(m.sigma_y.diagonal().sum())
         if fit.doubt > (MAP_DOUBT + chance) * fit.error + MAP_DOUBT_OF_TARGETS * variance:
             raise Undefined(

@@ -205,8 +205,9 @@ def cka_null(layer: Layer) -> float:
 def linear_mse(layer: Layer) -> float:
     """MSE of the best affine map H -> Y: Tr(Sigma_Y - Sigma_YH Sigma_H^+ Sigma_HY)/t. CPAL 2026.
 
-    [0, inf), unit of y^2; 0 is a perfect fit, good to 1e-15 of the targets' variance. Directions of the features
-    that are rounding are left out (`nrc.metrics.fit` says which are). With `linear_map_from` the map is fitted
+    [0, inf), unit of y^2; 0 is a perfect fit, good to 1e-15 of the targets' variance. Least squares on the numbers as
+    they are; from moments alone, directions below 2e-16 d of the largest variance are left out, and where that may
+    matter it is undefined (see `nrc.metrics.fit`). With `linear_map_from` the map is fitted
     there and judged on these moments. Equal to the model's own MSE where a layer already holds the prediction.
     """
     a, b = (layer.reference or layer).affine_map
