@@ -257,7 +257,10 @@ class Measurer:
                 values[name] = floor(here, eps, self.terms)
             except Undefined as why:
                 values[name], undefined[name] = math.nan, str(why)
-        values["one_sided"] = float(_one_sided(scores.cpu().numpy()))
+        try:
+            values["one_sided"] = float(_one_sided(scores.cpu().numpy()))
+        except ImportError:
+            values["one_sided"], undefined["one_sided"] = math.nan, "scipy is not installed"
         return Metrics(values, undefined)
 
     def _snapshot(self, when: str) -> dict[str, Tensor]:
