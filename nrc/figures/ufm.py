@@ -45,10 +45,10 @@ def ufm_norms(runs: Runs) -> Iterator[Drawing]:
     def panel(axes: Axes, tau: TauAxis, groups: Groups, row: curves.Row) -> None:
         axes.set_yscale("log")
         for value, look in style.lambda_colours(groups).items():
-            drawing.curve(axes, tau, groups[value], "feature_rms", lw=1.2, **look)
+            drawing.curve(axes, tau, groups[value], "feature_norm", lw=1.2, **look)
             if value > 0:
                 best = math.sqrt(float(predicted(groups[value][0]).gram.trace()))
-                labels = {"data": groups[value][0].data, "metric": "feature_rms", "series": "theory"}
+                labels = {"data": groups[value][0].data, "metric": "feature_norm", "series": "theory"}
                 mark = {
                     "marker": "<",
                     "color": look["color"],
@@ -60,7 +60,7 @@ def ufm_norms(runs: Runs) -> Iterator[Drawing]:
                 drawing.line(axes, [tau.end * 1.2], [best], labels | {"weight_decay": value}, **mark)
         curves.log_axis(axes)
 
-    row = ("feature_rms", "train", "|h|, root mean square")
+    row = ("feature_norm", "train", "|h|, root mean square")
     drawing.curves(columns, [row], panel, lambda data, used: style.pretty(data))
     for axes, groups in zip(drawing.grid[1], columns.values(), strict=True):
         _row_norms(drawing, axes, groups)

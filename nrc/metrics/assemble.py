@@ -55,8 +55,13 @@ LAYERWISE: dict[str, Callable[[Layer], float]] = {
         "weight_rank",
         "weight_rcond",
         "mean_share",
-        "feature_rms",
         "signal_share",
+        "effective_rank",
+        "participation_ratio",
+        "rankme",
+        "feature_norm",
+        "weight_norm",
+        "balancedness",
     )
 }
 METRICS = LAST_LAYER | LAYERWISE

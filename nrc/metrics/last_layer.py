@@ -153,7 +153,8 @@ def _floor(layer: Layer, basis: Tensor, eps: float, terms: int) -> float:
 
 
 def nrc1_floor(layer: Layer, eps: float, terms: int) -> float:
-    """The NRC1 that rounding in the forward pass makes of perfectly collapsed features: an upper estimate.
+    """The NRC1 that rounding in the forward pass makes of perfectly collapsed features: an estimate, good to a
+    factor of 10.
 
     Each entry h_j is a sum of K products. Rounding the i-th partial sum s_i to nearest adds an error that is
     uniform in +- ulp(s_i)/2, of variance ulp^2/12 = eps^2 s_i^2/26 on average over the mantissas. Partial sums grow as
@@ -163,14 +164,15 @@ def nrc1_floor(layer: Layer, eps: float, terms: int) -> float:
         floor = eps^2 K/52 sum_j (1 - P_jj) mean_i h~_ij^2 + 1e-16,
 
     the last term for the float64 sums. Errors of earlier layers pass through collapsed weights into the subspace
-    and do not count. Kernels with several accumulators stay up to 8 times below it. NeurIPS 2024 has no such line.
+    and do not count. Kernels with several accumulators stay up to 8 times below it; where products cancel, so that
+    h_j is small beside its partial sums, it is exceeded. NeurIPS 2024 has no such line.
 
     Args:
         eps: machine epsilon of the forward pass, 1.2e-7 for float32.
         terms: K, inputs of the layer that makes the features (of a convolution: channels times kernel).
 
     Returns:
-        [0, inf); an NRC1 of this size or less is rounding.
+        [0, inf); an NRC1 of about this size or less is rounding.
     """
     return _floor(layer, _principal(layer), eps, terms)
 

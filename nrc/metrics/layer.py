@@ -15,10 +15,10 @@ from nrc.arrays import as_tensor
 from nrc.errors import UserError
 from nrc.metrics.fit import (
     AffineFit,
+    above_rounding,
     fit_of_rows,
     fit_of_scaled_columns,
     fit_of_sums,
-    rounding_along,
     spectrum_of_rows,
 )
 from nrc.metrics.linalg import (
@@ -55,6 +55,21 @@ class Undefined(Exception):
 
 
 @dataclass(frozen=True)
+class Maker:
+    """What makes a layer's features: h = f(weight a + bias), with f a ReLU or the identity.
+
+    Attributes:
+        weight: (d, in).
+        bias: (d,), where it decays as the weight does; None: none, or one that does not.
+        relu: whether f is a ReLU.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    relu: bool = False
+
+
+@dataclass(frozen=True)
 class Layer:
     """What every metric takes. Build it with `Layer.of`, which checks the shapes.
 
@@ -72,6 +87,7 @@ class Layer:
         width: number of columns that the features came in, where the moments are of fewer coordinates.
         rounding: variance that rounding may give the coordinates, (d,) or as a matrix (d, d); None: eps^2 of each
             column's mean square, with eps of the features' type.
+        maker: what makes the features, for `balancedness`; a text: why that is not a weight; None: not known.
     """
 
     moments: Moments
@@ -84,6 +100,7 @@ class Layer:
     rows: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     width: int | None = None
     rounding: Tensor | None = field(default=None, repr=False)
+    maker: Maker | str | None = field(default=None, repr=False)
 
     @staticmethod
     def of(
@@ -216,9 +233,9 @@ class Layer:
             return 0
         scale = variance[alive].rsqrt()
         found = spectrum(scale[:, None] * m.sigma_y[alive][:, alive] * scale)
-        noise = 4 * rounding_along(scale[:, None] * found.vectors, rounding[alive])
-        floor = TARGET_RANK_TOLERANCE * float(found.values[0])
-        return int((found.values > noise.clamp_min(floor)).sum())
+        kept = found.values > TARGET_RANK_TOLERANCE * found.values[0]
+        basis = scale[:, None] * found.vectors[:, kept]
+        return above_rounding(found.values[kept], basis, 4 * rounding[alive])
 
     @cached_property
     def mean_square(self) -> float:
@@ -241,7 +258,7 @@ class Layer:
         """
         fit, m = self.fit, self.moments
         # what chance explains of the error with so many more directions is no information
-        chance = 2 * fit.undecided / m.count
+        chance = 2 * fit.unresolved / m.count
         variance = float(m.sigma_y.diagonal().sum())
         if fit.doubt > (MAP_DOUBT + chance) * fit.error + MAP_DOUBT_OF_TARGETS * variance:
             raise Undefined(

@@ -38,7 +38,7 @@ START = "at the start"
 def _relative(run: Run, metric: str, when: str = "end") -> float:
     """Mean squared distance of raw features over their mean squared length."""
     pick = run.last if when == "end" else (lambda name: run.first(name))
-    return float(pick(metric) / pick("feature_rms") ** 2)
+    return float(pick(metric) / pick("feature_norm") ** 2)
 
 
 def lost(runs: Sequence[Run]) -> bool:

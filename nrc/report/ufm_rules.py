@@ -124,7 +124,7 @@ def ufm_balance(case: Case) -> Finding:
     """In every seed lambda_H mean |h|^2 and lambda_W |W|^2 differ by at most 10 %; here lambda_H = lambda_W."""
 
     def ratio(run: Run, when: str = "end") -> float:
-        rms = run.last("feature_rms") if when == "end" else run.first("feature_rms")
+        rms = run.last("feature_norm") if when == "end" else run.first("feature_norm")
         return rms**2 / float((run.snapshots[f"weight_{when}"].astype(float) ** 2).sum())
 
     ratios = [ratio(run) for run in case.main]
@@ -144,7 +144,7 @@ def ufm_loss(case: Case) -> Finding:
         square = float((run.snapshots[f"weight_{when}"].astype(float) ** 2).sum())
         # as `predicted` has it: 0.5 * mean of the squares, and penalties of that scale
         strength = predicted(run).lambda_h
-        return 0.5 * pick("mse") + strength / 2 * (pick("feature_rms") ** 2 + square)
+        return 0.5 * pick("mse") + strength / 2 * (pick("feature_norm") ** 2 + square)
 
     least = [predicted(run).loss for run in case.main]
     ends = [loss(run) for run in case.main]

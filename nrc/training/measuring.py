@@ -21,9 +21,10 @@ from nrc.errors import UserError
 from nrc.features.collect import KEEP_BYTES, collect
 from nrc.features.layers import OUT, reading_weight
 from nrc.features.modes import evaluating
-from nrc.metrics import LAYERWISE, METRICS, Layer, Metrics, Undefined
+from nrc.metrics import LAYERWISE, METRICS, Layer, Maker, Metrics, Undefined
 from nrc.metrics.assemble import evaluate
 from nrc.metrics.last_layer import nrc1_floor, nrc2_floor
+from nrc.models.mlp import MLPNetwork
 from nrc.moments import Moments
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
@@ -47,7 +48,7 @@ CHUNK, IMAGES = 4096, 256  # rows, or images, per forward pass while measuring
 SNAPSHOT_ROWS = 256  # enough for the 3-D picture, small enough for every run directory
 HIDDEN = [*LAYERWISE, *(f"evr_{k}" for k in range(1, 6))]
 # an eigenproblem of its own, and compared at the end alone: not at every step
-AT_ENDS = {"linear_mse_uncentred"}
+AT_ENDS = {"linear_mse_uncentred", "rankme"}
 AT_RANK = (  # what depends on the number of target directions
     "noise",
     "noise_abs",
@@ -67,9 +68,19 @@ class Measurer:
         plan: which layers, how many samples.
         clock: turns a step into epoch and tau.
         seed: draws the fixed samples when the plan asks for fewer than all.
+        decay_biases: whether training penalises biases as it does weights, for `balancedness`.
     """
 
-    def __init__(self, model: nn.Module, data: Placed, plan: Measure, clock: Clock, seed: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Placed,
+        plan: Measure,
+        clock: Clock,
+        seed: int,
+        *,
+        decay_biases: bool = True,
+    ) -> None:
         self.model, self.clock = model, clock
         share = 1.0 if plan.samples is None else min(1.0, plan.samples / len(data.x_train))
         chunk = CHUNK if data.x_train.ndim == 2 else IMAGES
@@ -87,6 +98,7 @@ class Measurer:
         self.layers = names + (
             [f"{name}{OUT}" for name in names if name != self.head] if plan.outputs else []
         )
+        self.decay_biases = decay_biases
         self.last_step = -1
         self.undefined: dict[str, str] = {}
         self.last: Metrics | None = None
@@ -180,6 +192,7 @@ class Measurer:
             is_head = name == self.head
             weight, bias = (None, None) if name.endswith(OUT) else reading_weight(self.modules[name])
             here = Layer.of(train[name], weight, bias, maps_to_targets=is_head)
+            here = replace(here, maker=self._maker(name))
             # the held-out layer is asked for three numbers alone: no eigenproblem of its own
             held_out = Layer.of(test[name], here.weight, bias, maps_to_targets=is_head, linear_map_from=here)
             wanted = [m for m in (METRICS if is_head else HIDDEN) if m not in left_out]
@@ -218,6 +231,23 @@ class Measurer:
         self.last_step = step
         return rows
 
+    def _maker(self, name: str) -> Maker | str:
+        """The Linear before this layer, if nothing or a ReLU stands between them; else why there is none."""
+        if not isinstance(self.model, MLPNetwork):
+            return "defined between layers of fully connected networks alone"
+        made: nn.Linear | None = None
+        between: list[nn.Module] = []
+        for module in self.model.stack:
+            if module is self.modules[name]:
+                break
+            made, between = (module, []) if isinstance(module, nn.Linear) else (made, [*between, module])
+        if made is None:
+            return "the inputs of the network are made by no weight"
+        if any(not isinstance(module, nn.ReLU) for module in between):
+            return "BatchNorm stands between the two weights: their balance is not kept"
+        bias = made.bias.detach() if self.decay_biases and made.bias is not None else None
+        return Maker(made.weight.detach(), bias, relu=bool(between))
+
     def _of_head(self, here: Layer, found: Metrics, scores: Tensor) -> Metrics:
         """The last layer's metrics, with what only a run knows: where rounding ends, and the signs of z = W h."""
         eps = torch.finfo(torch.float64).eps if self.exact else self.eps
@@ -227,7 +257,10 @@ class Measurer:
                 values[name] = floor(here, eps, self.terms)
             except Undefined as why:
                 values[name], undefined[name] = math.nan, str(why)
-        values["one_sided"] = float(_one_sided(scores.cpu().numpy()))
+        try:
+            values["one_sided"] = float(_one_sided(scores.cpu().numpy()))
+        except ImportError:
+            values["one_sided"], undefined["one_sided"] = math.nan, "scipy is not installed"
         return Metrics(values, undefined)
 
     def _snapshot(self, when: str) -> dict[str, Tensor]:

@@ -93,7 +93,9 @@ def open_run(settings: RunSettings, directory: Path, site: Site, held: ExitStack
     # made before the directory is: what is refused leaves nothing behind
     model = settings.model.build(data.sizes["inputs"], data.sizes["targets"], settings.seed).to(site.device)
     _check_batches(model, len(data.x_train), optim.batch_size)
-    measurer = Measurer(model, site.placed, settings.measure, site.clock, settings.seed)
+    measurer = Measurer(
+        model, site.placed, settings.measure, site.clock, settings.seed, decay_biases=optim.decay_biases
+    )
     stepper = make_stepper(model, optim)
     run = RunDirectory.open(directory, identity_of(settings, data))
     if not run.finished:
