@@ -349,7 +349,7 @@ def _terms(model: nn.Module, head: nn.Module) -> int:
         if module is head:
             break
         if isinstance(module, nn.Linear | nn.Conv2d):
-            terms = module.weight[0].numel()
+            terms = module.weight.shape[1:].numel()
     return terms
 
 
