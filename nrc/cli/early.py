@@ -30,6 +30,8 @@ def hear_signals() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell, as in `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process lives)
+        else:
+            getattr(sys, name).reconfigure(errors="backslashreplace")  # for a locale without the characters
 
 
 def run(module: str) -> None:

@@ -86,7 +86,7 @@ def members(
             task = cfg.copy()
             with open_dict(task):
                 del task["hydra"]
-            settings = config.run_settings(task, cfg.hydra.overrides.task)
+            settings = config.run_settings(task, _as_typed(launcher.config, cfg))
             member = Member(settings, place, cost(settings), cfg.threads, cfg.tensorboard)
             first = places.setdefault(place, len(found))
             if first < len(found) and found[first][1].settings != settings:
@@ -100,6 +100,13 @@ def members(
         console.remove_empty(folder)
         raise
     return found
+
+
+def _as_typed(sweep: DictConfig, cfg: DictConfig) -> list[str]:
+    """A job's settings in the order of the command line, and then those that the experiment sweeps."""
+    typed = [text.partition("=")[0] for text in sweep.hydra.overrides.task]
+    given = {text.partition("=")[0]: text for text in cfg.hydra.overrides.task}
+    return [given[key] for key in sorted(given, key=lambda k: typed.index(k) if k in typed else len(typed))]
 
 
 def _apart(before: Sequence[str], after: Sequence[str]) -> str:
