@@ -128,7 +128,7 @@ class RunDirectory:
         Args:
             config: all settings, for config.yaml.
             environment: machine and versions.
-            data: facts of the data, as `nrc.training.trial.facts_of` has them.
+            data: facts of the data, as `RegressionData.facts` has them.
             purpose: `experiment`, `role`, `protocol` and `overrides`, as `RunSettings.purpose()` has them.
         """
         with atomic(self.path / "config.yaml") as tmp:

@@ -11,6 +11,7 @@ from torch import nn
 from nrc.data import RegressionData
 from nrc.runs.directory import RunDirectory
 from nrc.theory.deep_linear import thresholds
+from nrc.theory.nonnegative import from_trainer, optimum
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
 from nrc.training.measuring import Measurer, Row
@@ -20,24 +21,30 @@ from nrc.training.steppers import Stepper
 log = logging.getLogger(__name__)
 
 
-def facts_of(settings: RunSettings, data: RegressionData) -> dict[str, Any]:
-    """What run.json says of the data: which set, what makes this a variant of it, sizes, origin.
+PREDICTED_ROWS = 1_000  # of the train targets, evenly spaced, that the convex model is solved for
 
-    A class of settings from outside the package may lack `dataset` and `variant`: its data are a set by themselves.
+
+def predicted(settings: RunSettings, data: RegressionData) -> dict[str, float] | None:
+    """What the convex model of non-negative features says of this run before it starts.
+
+    Of networks whose last hidden layer is a ReLU and whose weight decay is on all weights; None for others. See
+    `nrc.theory.nonnegative` for what the model leaves out (depth above all).
+
+    Returns:
+        nrc1, nrc2, nrc1_centred (NaN where they are undefined), and the certificate of optimality.
     """
-    facts: dict[str, Any] = {
-        "name": getattr(settings.data, "dataset", data.name),
-        "variant": getattr(settings.data, "variant", {}),
-        "kind": data.kind,
-        "sha256": data.sha256,
-        "describe": data.describe(),
-        **data.sizes,
-        "target_rank": data.target_rank,
-        "image_size": list(data.x_train.shape[1:3]) if data.is_image else None,
+    optim, n = settings.optim, data.sizes["targets"]
+    relu = getattr(settings.model, "feature_activation", "") == "relu"
+    if not relu or optim.penalty != "all" or optim.weight_decay == 0 or not 0 < n <= 3:
+        return None
+    rows = data.y_train[:: -(-len(data.y_train) // PREDICTED_ROWS)]
+    best = optimum(rows, *from_trainer(optim.weight_decay, n, optim.loss_scale, optim.decay_biases))
+    return {
+        "nrc1": best.nrc1,
+        "nrc2": best.nrc2,
+        "nrc1_centred": best.nrc1_centred,
+        "certificate": best.certificate,
     }
-    if data.provenance.get("left_out"):
-        facts["left_out"] = data.provenance["left_out"]
-    return facts
 
 
 @dataclass(eq=False)
@@ -73,16 +80,18 @@ class Trial:
     def start(self, settings: RunSettings, environment: dict[str, Any], data: RegressionData) -> None:
         """Record what is about to run, where and how.
 
-        `vanishing` of the data: an estimate of the weight decays that kill its signals in an MLP. `path` of the
+        `vanishing` of the data: an estimate of the weight decays that kill its signals in an MLP. `predicted`: what the
+        convex model of non-negative features says of this run. `path` of the
         environment: the one taken, after those that an interrupted run took before.
         """
         before = self.run.info.get("environment", {}).get("path", "") if self.resumed else ""
         if before and before.split("; then ")[-1] != environment["path"]:
             environment = environment | {"path": f"{before}; then {environment['path']}"}
-        facts = facts_of(settings, data)
+        facts = data.facts()
         layers = getattr(settings.model, "num_layers", 0)
         if settings.optim.penalty == "all" and layers >= 2:
             facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
+        facts["predicted"] = predicted(settings, data)
         self.run.start(settings.as_dict(), environment, facts, settings.purpose())
 
     def measure(self, step: int) -> None:
