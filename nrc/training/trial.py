@@ -11,6 +11,7 @@ from torch import nn
 from nrc.data import RegressionData
 from nrc.runs.directory import RunDirectory
 from nrc.theory.deep_linear import thresholds
+from nrc.theory.nonnegative import from_trainer, optimum
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
 from nrc.training.measuring import Measurer, Row
@@ -18,6 +19,32 @@ from nrc.training.settings import RunSettings
 from nrc.training.steppers import Stepper
 
 log = logging.getLogger(__name__)
+
+
+PREDICTED_ROWS = 1_000  # of the train targets, evenly spaced, that the convex model is solved for
+
+
+def predicted(settings: RunSettings, data: RegressionData) -> dict[str, float] | None:
+    """What the convex model of non-negative features says of this run before it starts.
+
+    Of networks whose last hidden layer is a ReLU and whose weight decay is on all weights; None for others. See
+    `nrc.theory.nonnegative` for what the model leaves out (depth above all).
+
+    Returns:
+        nrc1, nrc2, nrc1_centred (NaN where they are undefined), and the certificate of optimality.
+    """
+    optim, n = settings.optim, data.sizes["targets"]
+    relu = getattr(settings.model, "feature_activation", "") == "relu"
+    if not relu or optim.penalty != "all" or optim.weight_decay == 0 or not 0 < n <= 3:
+        return None
+    rows = data.y_train[:: -(-len(data.y_train) // PREDICTED_ROWS)]
+    best = optimum(rows, *from_trainer(optim.weight_decay, n, optim.loss_scale, optim.decay_biases))
+    return {
+        "nrc1": best.nrc1,
+        "nrc2": best.nrc2,
+        "nrc1_centred": best.nrc1_centred,
+        "certificate": best.certificate,
+    }
 
 
 @dataclass(eq=False)
@@ -53,7 +80,8 @@ class Trial:
     def start(self, settings: RunSettings, environment: dict[str, Any], data: RegressionData) -> None:
         """Record what is about to run, where and how.
 
-        `vanishing` of the data: an estimate of the weight decays that kill its signals in an MLP. `path` of the
+        `vanishing` of the data: an estimate of the weight decays that kill its signals in an MLP. `predicted`: what the
+        convex model of non-negative features says of this run. `path` of the
         environment: the one taken, after those that an interrupted run took before.
         """
         before = self.run.info.get("environment", {}).get("path", "") if self.resumed else ""
@@ -63,6 +91,7 @@ class Trial:
         layers = getattr(settings.model, "num_layers", 0)
         if settings.optim.penalty == "all" and layers >= 2:
             facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
+        facts["predicted"] = predicted(settings, data)
         self.run.start(settings.as_dict(), environment, facts, settings.purpose())
 
     def measure(self, step: int) -> None:

@@ -115,12 +115,6 @@ class Mujoco(DataSource):
         return self.rows[0]
 
     @property
-    def variant(self) -> dict[str, Any]:
-        """What makes this a variant of the embedded set; in run.json."""
-        found: dict[str, Any] = {} if self.source == "embedded" else {"source": self.source}
-        return found if self.target_mean is None else found | {"target_mean": self.target_mean}
-
-    @property
     def rows(self) -> tuple[int, int]:
         """Train and test rows after `limit`."""
         if self.limit is None or self.limit >= self.train_size:
