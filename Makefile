@@ -55,7 +55,7 @@ bench: .venv/installed
 test: .venv/installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy nrc
+	$(PY) -m mypy nrc hydra_plugins scripts examples
 	$(PY) -m pytest -n auto -m 'not slow'
 
 test-slow: .venv/installed

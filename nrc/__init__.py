@@ -11,10 +11,32 @@ Example:
     True
 """
 
-from nrc.features.collect import CollapseMonitor, collect
-from nrc.metrics import measure
-from nrc.moments import Moments
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nrc.features.collect import CollapseMonitor, collect
+    from nrc.metrics import measure
+    from nrc.moments import Moments
 
 __version__ = "0.1.0"
 
 __all__ = ["CollapseMonitor", "Moments", "__version__", "collect", "measure"]
+_HOMES = {
+    "CollapseMonitor": "nrc.features.collect",
+    "Moments": "nrc.moments",
+    "collect": "nrc.features.collect",
+    "measure": "nrc.metrics",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: a command then hears Ctrl-C before torch is loaded."""
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name in ("errors", "features", "metrics", "moments"):
+        value = import_module(f"nrc.{name}")
+    else:
+        raise AttributeError(f"module 'nrc' has no attribute {name!r}")
+    globals()[name] = value
+    return value

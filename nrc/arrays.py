@@ -80,8 +80,8 @@ def unpack(batch: Any, like: Tensor | None) -> tuple[tuple[Any, ...], dict[str, 
     """A batch (inputs, targets) or (inputs, targets, mask) as call arguments, targets (B, ..., n) and mask.
 
     Inputs that are a dict are passed by keyword, those in a tuple one by one, as are those in a list of arrays
-    (B, ...). Their arrays, at any depth, go to the device, and floating ones to the type, of the parameter
-    `like`.
+    (B, ...). Their arrays, at any depth, are copied and go to the device, and floating ones to the type, of the
+    parameter `like`.
     """
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
         raise UserError(
@@ -105,7 +105,9 @@ def unpack(batch: Any, like: Tensor | None) -> tuple[tuple[Any, ...], dict[str, 
         if id(values) not in done:
             x = as_tensor(values, "inputs")
             dtype = like.dtype if like is not None and x.is_floating_point() else x.dtype
-            done[id(values)] = x if like is None else x.to(like.device, dtype)
+            moved = x if like is None else x.to(like.device, dtype)
+            # a copy: a network may begin in place, and what the user holds (perhaps a read-only map) stays as it is
+            done[id(values)] = moved.clone() if moved is x else moved
         return done[id(values)]
 
     mask = None if len(batch) == 2 or batch[2] is None else as_tensor(batch[2], "the mask")

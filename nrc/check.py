@@ -6,7 +6,7 @@ bound. It must hold for every one of these runs. A run that is missing fails: ab
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,21 +59,14 @@ class Expectation:
     def kind(self) -> str:
         return self.quantity.rpartition(":")[0]
 
-    def place(self, headline: Mapping[str, Mapping[str, float]]) -> str:
-        """Where its runs lie below the outputs, as a pattern.
-
-        Args:
-            headline: experiment -> data -> headline weight decay.
-        """
+    def place(self) -> str:
+        """Where its runs lie below the outputs, as a pattern."""
         folder = f"{self.experiment}-{PROTOCOL}/{self.data}"
         if self.kind.endswith("/paper"):
             folder = f"{self.experiment}/{self.data}/protocol={self.kind.removesuffix('/paper')}"
-        if self.weight_decay == "all":
+        if self.weight_decay in ("all", "headline"):
             return f"{folder}/wd=*/seed=*"
-        chosen = self.weight_decay
-        if chosen == "headline":
-            chosen = headline[self.experiment][self.data.partition("-")[0]]  # variants are named after a dash
-        return f"{folder}/wd={float(chosen):g}/seed=*"
+        return f"{folder}/wd={float(self.weight_decay):g}/seed=*"
 
 
 @dataclass(frozen=True)
@@ -101,7 +94,7 @@ def read_expectations(file: Path = EXPECTED) -> list[Expectation]:
         UserError: an entry without exactly one bound, with a missing or unknown key, or an unknown kind of quantity.
     """
     found = []
-    for entry in yaml.safe_load(file.read_text()):
+    for entry in yaml.safe_load(file.read_text(encoding="utf-8")):
         bounds = [b for b in BOUNDS if b in entry]
         if len(bounds) != 1:
             raise UserError(
@@ -175,22 +168,23 @@ def _alive_fall(rows: pd.DataFrame, name: str) -> float:
 
 
 def check(
-    planned: Iterable[Path],
-    headline: Mapping[str, Mapping[str, float]],
+    planned: Mapping[Path, str | None],
     expectations: list[Expectation] | None = None,
 ) -> list[Verdict]:
     """Hold every expectation against its runs.
 
     Args:
-        planned: the run directories that the reproduction makes, there or not.
-        headline: experiment -> data -> headline weight decay.
+        planned: the run directories that the reproduction makes, there or not -> the role of the run.
         expectations: None takes the committed ones.
     """
-    planned = sorted(set(planned))
     read = cache(read_run)  # a run serves many expectations
     verdicts = []
     for e in expectations if expectations is not None else read_expectations():
-        wanted = [run for run in planned if run.match(e.place(headline))]
+        wanted = [
+            run
+            for run, role in sorted(planned.items())
+            if run.match(e.place()) and (e.weight_decay != "headline" or role == "headline")
+        ]
         there = [run for run in wanted if (run / "metrics.csv").exists()]
         values = [quantity(run, e.quantity, read) for run in there]
         kinds = dict.fromkeys(str(read(run)[0]["data"].get("kind", "?")) for run in there)

@@ -18,6 +18,7 @@ from nrc.arrays import as_rows, as_tensor, double, precision
 from nrc.errors import UserError
 
 CHUNK_ELEMENTS = 1 << 22  # rows are converted to float64 a chunk at a time: at most 32 MB a copy
+UNDERFLOW = 1e-140  # shorter rows are scaled before their length is taken
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ def _plus(a: Scatter | None, b: Scatter | None) -> Scatter | None:
 def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (N, d) or (K, N, d) divided by their lengths, and how many are zero, () or (K,), and stay it."""
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    # The squares of entries below 1e-154 underflow. No type that a GPU computes features in has such entries.
+    if rows.device.type == "cpu" and bool((length < UNDERFLOW).any()):
+        peak = rows.abs().amax(-1, keepdim=True)
+        rows = torch.where((length < UNDERFLOW) & (peak > 0), rows / peak.masked_fill(peak == 0, 1.0), rows)
+        length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     zero = length == 0
     return rows / length.masked_fill(zero, 1.0), zero.sum((-2, -1))
 
@@ -73,6 +79,7 @@ class Moments:
 
     Args:
         centre: the mean feature if it is known beforehand, else None.
+        directions: False leaves the sums of u out, which NRC1 and NRC2 are made of: `unit` is then None.
 
     Raises:
         UserError: shapes that do not fit each other or the earlier batches.
@@ -86,7 +93,8 @@ class Moments:
         (True, True)
     """
 
-    def __init__(self, centre: Any = None) -> None:
+    def __init__(self, centre: Any = None, *, directions: bool = True) -> None:
+        self._directions = directions
         self._joint: Scatter | None = None  # of (h, y) side by side: one product gives H'H, H'Y and Y'Y
         self._unit: Scatter | None = None
         self._zero_rows: Tensor | int = 0
@@ -98,32 +106,6 @@ class Moments:
         self.feature_eps = 0.0  # relative rounding of the features as they came, e.g. 1.2e-7 for float32
         self.target_eps = 0.0
 
-    @classmethod
-    def of_sums(
-        cls,
-        joint: Scatter,
-        unit: Scatter,
-        zero_rows: int,
-        n: int,
-        precisions: tuple[float, float],
-        centred: Scatter | None = None,
-        centre: Tensor | None = None,
-    ) -> Moments:
-        """Moments from sums that were made elsewhere.
-
-        Args:
-            joint: of (h, y) side by side, (d + n,).
-            unit: of the normalised features, with the number of zero rows among them.
-            n: targets.
-            precisions: relative rounding of features and targets as they came.
-            centred, centre: of the centred directions, and the mean feature they were centred by.
-        """
-        made = cls(centre)
-        made._joint, made._unit, made._zero_rows, made.centred = joint, unit, zero_rows, centred
-        made.d, made.n = len(joint.mean) - n, n
-        made.feature_eps, made.target_eps = precisions
-        return made
-
     def update(self, features: Any, targets: Any) -> Moments:
         """Add rows: features (N, d), targets (N, n) or (N,). Returns itself."""
         h, y = as_rows(features, targets)
@@ -134,9 +116,10 @@ class Moments:
         for start in range(0, len(h), step):
             rows = double(h[start : start + step])
             self._joint = _plus(self._joint, _scatter_of_pair(rows, double(y[start : start + step])))
-            unit, zero = unit_rows(rows)
-            self._unit = _plus(self._unit, Scatter.of(unit))
-            self._zero_rows = self._zero_rows + zero
+            if self._directions:
+                unit, zero = unit_rows(rows)
+                self._unit = _plus(self._unit, Scatter.of(unit))
+                self._zero_rows = self._zero_rows + zero
             if self.centre is not None:
                 self._add_centred_rows(rows)
         return self
@@ -175,7 +158,8 @@ class Moments:
         merged.feature_eps = max(self.feature_eps, other.feature_eps)
         merged.target_eps = max(self.target_eps, other.target_eps)
         merged._joint = _plus(self._joint, other._joint)
-        merged._unit = _plus(self._unit, other._unit)
+        if self._unit is not None and other._unit is not None:
+            merged._unit = self._unit + other._unit
         merged._zero_rows = self._zero_rows + other._zero_rows
         if self.centre is None or other.centre is None or not torch.equal(self.centre, other.centre):
             merged.centred_missing = "the merged moments were centred about different points, or not at all"
@@ -246,10 +230,9 @@ class Moments:
         return self._sums.covariance[self.d :, self.d :]
 
     @property
-    def unit(self) -> Scatter:
-        """Mean and scatter of the normalised features u = h/|h|."""
+    def unit(self) -> Scatter | None:
+        """Mean and scatter of the normalised features u = h/|h|; None where they were left out."""
         self._sums  # noqa: B018  raises when empty
-        assert self._unit is not None
         return self._unit
 
 

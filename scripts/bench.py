@@ -1,6 +1,6 @@
 """See `nrc.cli.bench`."""
 
-from nrc.cli.bench import main
+from nrc.cli.early import bench
 
 if __name__ == "__main__":
-    main()
+    bench()

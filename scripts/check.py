@@ -1,6 +1,6 @@
 """See `nrc.cli.check`."""
 
-from nrc.cli.check import command
+from nrc.cli.early import check
 
 if __name__ == "__main__":
-    command()
+    check()

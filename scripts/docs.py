@@ -1,6 +1,6 @@
 """See `nrc.cli.docs`."""
 
-from nrc.cli.docs import main
+from nrc.cli.early import docs
 
 if __name__ == "__main__":
-    main()
+    docs()

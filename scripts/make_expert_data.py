@@ -1,6 +1,6 @@
 """See `nrc.cli.experts`."""
 
-from nrc.cli.experts import command
+from nrc.cli.early import experts
 
 if __name__ == "__main__":
-    command()
+    experts()

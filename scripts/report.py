@@ -1,6 +1,6 @@
 """See `nrc.cli.report`."""
 
-from nrc.cli.report import command
+from nrc.cli.early import report
 
 if __name__ == "__main__":
-    command()
+    report()

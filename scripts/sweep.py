@@ -1,7 +1,6 @@
-"""See `nrc.cli.sweep`."""
+"""See `nrc.cli.train`."""
 
-from nrc.cli import early  # noqa: F401  isort: skip (first: a signal during the imports ends in one line)
-from nrc.cli.sweep import command
+from nrc.cli.early import sweep
 
 if __name__ == "__main__":
-    command()
+    sweep()

@@ -1,12 +1,29 @@
 """Shared paths and fixtures."""
 
+import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("NRC_SHARED_DATA", REPO.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """What the package has logged so far in this test, warnings marked as on the console."""
+    logger = logging.getLogger("nrc")
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = True  # a command of another test may have changed it
+    yield lambda: [
+        f"warning: {r.getMessage()}" if r.levelno == logging.WARNING else r.getMessage()
+        for r in caplog.records
+    ]
+    logger.setLevel(before[0])
+    logger.propagate = before[1]
 
 
 @pytest.fixture

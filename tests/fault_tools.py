@@ -54,7 +54,7 @@ def run(
     if before is not None:
         before()
     try:
-        outcome = fit(chosen, directory, say=lambda line: None, checkpoint_seconds=0, **fit_arguments)
+        outcome = fit(chosen, directory, checkpoint_seconds=0, **fit_arguments)
     except UserError as error:
         directory.with_suffix(".error").write_text(f"{error}\n")
         os._exit(2)

@@ -45,6 +45,12 @@ def mean_cosine(a, b):
     return np.cos(subspace_angles(a, b)).mean()
 
 
+def entropy_rank(singular_values, eps=0.0):
+    p = singular_values / singular_values.sum() + eps
+    p = p[p > 0]
+    return np.exp(-np.sum(p * np.log(p)))
+
+
 def oracle(h, y, w, b, r):
     """Every metric that has a value for generic data."""
     n, t = y.shape
@@ -83,8 +89,13 @@ def oracle(h, y, w, b, r):
         "linear_mse_uncentred": np.mean((h @ plain - y) ** 2),
         "weight_rcond": 1 / np.linalg.cond(w),
         "mean_share": np.sum(h.mean(0) ** 2) / np.mean(np.sum(h**2, 1)),
-        "feature_rms": np.sqrt(np.mean(np.sum(h**2, 1))),
+        "feature_norm": np.sqrt(np.mean(np.sum(h**2, 1))),
         "signal_share": np.sum((hc @ w.T) ** 2) / np.sum(yc**2),
+        "effective_rank": entropy_rank(np.linalg.svd(hc, compute_uv=False)),
+        "participation_ratio": values.sum() ** 2 / np.sum(values**2),
+        "rankme": entropy_rank(np.linalg.svd(h, compute_uv=False), 1e-7),
+        "weight_norm": np.linalg.norm(w),
+        "offset": np.sum((h @ w.T).mean(0) ** 2) / np.mean(np.sum((h @ w.T) ** 2, 1)),
     }
     out |= {f"evr_{j + 1}": values[j] / values.sum() for j in range(min(5, len(values)))}
     if r < t:

@@ -1,10 +1,12 @@
 """Runs for the tests of the report: made up in memory, or trained in a hundredth of a second."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from run_tools import data_facts, purpose
 
 from nrc.data import LowRank
 from nrc.models import MLP
@@ -55,7 +57,12 @@ def run_of(
         "data": {"name": data}, "optim": {"weight_decay": wd} | (optim or {}), "protocol": {"name": "quick"},
         "seed": seed, "model": {"num_layers": depth, "width": 8, "feature_activation": "relu"},
     }  # fmt: skip
-    run = Run(Path("toy"), {"identity": identity, "tau": tau, "data": {"kind": kind}}, found)
+    info = {
+        "identity": identity,
+        "tau": tau,
+        "data": data_facts(data, kind) | {"target_rank": int(np.linalg.matrix_rank(sigma))},
+    }
+    run = Run(Path("toy"), info | purpose("toy-quick", data, wd, "quick", seed), found)
     weight = np.eye(2, 8) if weight is None else weight
     shots = {"sigma": sigma, "weight_end": weight, "features_end": np.zeros((4, 8))}
     vars(run)["snapshots"] = shots | (snapshots or {})
@@ -94,10 +101,13 @@ def train(
     kind: str = "",
     settings: RunSettings | None = None,
 ) -> None:
-    """A run of a second's hundredth, with everything a real one writes; its data may pass for others."""
+    """A run of a second's hundredth, with everything a real one writes; its data may pass for others; any positive
+    weight decay is the headline's."""
     place = home(outputs, experiment, wd, seed)
-    assert fit(settings or toy(wd, seed, frames), place, say=lambda line: None) == "finished"
+    chosen = replace(settings or toy(wd, seed, frames), experiment=experiment, headline=wd or None)
+    assert fit(chosen, place) == "finished"
     info = json.loads((place / "run.json").read_text())
     info["identity"]["data"]["name"] = name or info["identity"]["data"]["name"]
     info["data"]["kind"] = kind or info["data"]["kind"]
+    info["data"]["name"] = name.partition("-")[0] or info["data"]["name"]
     (place / "run.json").write_text(json.dumps(info))

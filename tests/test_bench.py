@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nrc.cli import bench
-from nrc.cli.bench import images, measuring, stacked, tools, training
+from nrc.cli.bench import images, measuring, tools, training
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -19,14 +19,6 @@ TOY: dict[str, dict[str, Any]] = {
     "sweep": {"steps": 6, "members": (1,), "repeats": 1},
     "flops": {"nets": ((3, 8),), "widths": (4,), "batches": (2,), "repeats": 1, "work": 1.0},
     "collapse": {"widths": (16,), "threshold": 0.5, "plain_steps": 4, "repeats": 1},
-    "stacked": {
-        "graph_steps": 4,
-        "members": (1, 2),
-        "growth_steps": 2,
-        "profiled_steps": 2,
-        "sweeps": (),
-        "device": "cpu",
-    },
     "layerwise": {"samples": (40, 80), "direct": (40,), "widths": (8, 16), "depth": 3, "repeats": 1},
     "measuring": {"data": ("swimmer",), "rows": 1, "repeats": 1},
     "monitor": {"epoch": 100, "subset": 50, "sample": 64, "size": 32, "repeats": 1},
@@ -44,20 +36,6 @@ KEYS = {
     },
     "flops": {"gflops", "sgemm_gflops", "shares"},
     "collapse": {"ratio_all_cores", "ratio_own_steps", "tau", "steps", "paper_steps", "paper_seconds"},
-    "stacked": {
-        "minutes_accelerated",
-        "target_minutes_accelerated",
-        "card",
-        "path",
-        "member_steps_per_s",
-        "tflops",
-        "tflops_of_one_product",
-        "busy_share",
-        "products_share_of_busy",
-        "kernels_per_step",
-        "microseconds_per_kernel",
-        "longest_kernels",
-    },
     "layerwise": {"ratio_by_products", "memory_ratio", "memory_target", "direct_seconds", "direct_peak_mb"},
     "measuring": {"milliseconds_each", "share_deep"},
     "monitor": {"forward_images_per_s", "measured_images_per_s", "added_per_image", "metrics_seconds"},
@@ -77,7 +55,6 @@ TABLES = {  # what grows, and what is said at each of its values
     "sweep": [("members", "member_steps_per_s")],
     "flops": [("nets", "shares"), ("widths", "share_at_width"), ("batches", "share_at_batch")],
     "collapse": [("widths", "ratio_at_width")],
-    "stacked": [("members", "member_steps_per_s_at")],
     "layerwise": [("samples", "seconds"), ("samples", "peak_mb"), ("widths", "seconds_at_width")],
     "measuring": [("data", "share")],
     "monitor": [],
@@ -107,30 +84,13 @@ def test_a_benchmark_writes_what_it_promises(
     monkeypatch.setattr(sys, "argv", ["bench.py", name, "--outputs", str(tmp_path)])
     bench.main()
     result = json.loads((tmp_path / "bench" / f"{name}.json").read_text())
-    headline = {"minutes", "target_minutes"} if name == "stacked" else {"ratio", "target"}
+    headline = {"ratio", "target"}
     assert KEYS[name] | headline | {"machine"} <= result.keys()
     assert result["machine"].keys() >= {"cores", "cpu", "torch", "load_average"}
     assert all(result[key] > 0 for key in headline)
     for grows, said in TABLES[name]:
         assert len(result[grows]) == len(result[said]) > 0
     assert capsys.readouterr().out.startswith(f"{name} (")
-
-
-def test_without_a_gpu_the_stack_is_skipped_and_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["bench.py", "stacked", "--outputs", str(tmp_path)])
-    bench.main()
-    assert capsys.readouterr().out.startswith("stacked: skipped, this torch sees no GPU")
-    assert not list((tmp_path / "bench").iterdir())
-
-
-def test_the_stack_of_the_benchmark_is_the_papers_sweep() -> None:
-    settings = stacked.sweep_of("reacher", "paper")
-    assert len(settings) == 15 and len({(s.optim.weight_decay, s.seed) for s in settings}) == 15
-    stack = stacked.Stack(settings, 2, "cpu")
-    assert stack.flops == 2 * training._gemms([11, 256, 256, 256, 2], batch=256)[1]
 
 
 def test_the_products_of_the_yardstick_are_those_of_a_step() -> None:

@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from nrc.cli import config
-from nrc.cli.reproduce import EXPERIMENTS, LONG_IMAGES, NEEDS_FILE, QUICK_ONLY
 from nrc.errors import UserError
+from nrc.places import PROTOCOLS
+from nrc.runs.directory import read_info
 from nrc.training import Clock, RunSettings
 
 REPO = Path(__file__).resolve().parents[1]
@@ -58,9 +59,31 @@ def test_every_experiment_composes_and_says_how_to_run_it(experiment: str) -> No
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"  # Hydra wants this first
     assert lines[1].startswith("# python scripts/train.py") and f"experiment={experiment}" in lines[1]
-    assert experiment in {name for name, _ in EXPERIMENTS + NEEDS_FILE + LONG_IMAGES + QUICK_ONLY}, (
-        "an experiment that no figure is made from"
+    declared = config.experiments()[experiment]
+    assert set(declared.datasets) <= set(names("data")) and set(declared.protocols) <= set(PROTOCOLS)
+    assert declared.datasets and declared.protocols and declared.figures
+
+
+def test_a_run_says_what_it_is_for() -> None:
+    for member in config.sweep_members("sweep", "reacher", "quick", Path("outputs")):
+        found = member.settings
+        decay = found.optim.weight_decay
+        role = "control" if decay == 0 else ("headline" if decay == found.headline else "sweep")
+        assert found.purpose() == {
+            "experiment": "prevalence", "role": role, "protocol": "quick",
+            "overrides": ["experiment=sweep", "data=reacher", "protocol=quick", f"optim.weight_decay={decay:g}"],
+        }  # fmt: skip
+    alone = config.members_of(["data=swimmer", "seed=0,1"])[1].settings.purpose()
+    assert alone == {
+        "experiment": None,
+        "role": None,
+        "protocol": "quick",
+        "overrides": ["data=swimmer", "seed=1"],
+    }
+    own = config.members_of(
+        ["experiment=prevalence", "optim.weight_decay=0.3,0.2", "experiment.headline=0.2", "seed=0"]
     )
+    assert [m.settings.role for m in own] == ["sweep", "headline"]
 
 
 def test_the_slurm_launcher_composes_and_knows_its_settings() -> None:
@@ -75,35 +98,8 @@ def test_the_slurm_launcher_composes_and_knows_its_settings() -> None:
     )
     assert set(typed) == set(found), "a setting that the launcher does not have"
     assert (found.partition, found.cpus_per_task) == ("long", 3)
+    assert found._target_ == "hydra_plugins.nrc_launcher.Slurm"
     assert found.additional_parameters.requeue is True and found.max_num_timeout > 0
-
-
-@pytest.mark.parametrize(
-    ("device", "gpus", "processes"), [("auto", 2, 2), ("cuda", 2, 2), ("cpu", 2, -1), ("auto", 0, -1)]
-)
-def test_a_sweep_here_takes_a_process_for_each_core_or_gpu(
-    device: str, gpus: int, processes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = compose("train", [f"device={device}"], return_hydra_config=True).hydra.launcher
-    assert found.n_jobs == processes  # -1: joblib's word for all cores
-    assert found._target_.endswith("JoblibLauncher")
-
-
-def test_members_of_a_sweep_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    import train
-
-    taken: list[int] = []
-    monkeypatch.setattr("torch.cuda.set_device", taken.append)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    for available in (False, True):
-        monkeypatch.setattr("torch.cuda.is_available", lambda a=available: a)
-        for number in range(3):
-            train.on_its_gpu("auto", number)
-        train.on_its_gpu("cpu", 1)
-    assert taken == [0, 1, 0]
 
 
 def test_published_recipes() -> None:
@@ -194,14 +190,66 @@ def test_a_plain_run_on_images_follows_its_recipe() -> None:
     own = settings("data=carla", *file, "data.size=[44,100]", "data.scale_targets=minmax", "measure.evenly=2")
     assert (own.data.size, own.data.scale_targets) == ([44, 100], "minmax")  # type: ignore[attr-defined]
     assert own.measure.evenly == 2
-    assert settings("data=carla", "recipe=default", *file).data.size is None  # type: ignore[attr-defined]
+    assert settings("data=carla", "recipe=default/quick", *file).data.size is None  # type: ignore[attr-defined]
     assert settings("data=reacher").measure.log_spaced == 20
 
 
 def test_length_given_by_the_user_wins_over_the_recipe() -> None:
     assert settings("protocol.epochs=3").protocol.epochs == 3
     assert settings("protocol.epochs=3").protocol.tau is None
-    assert settings("protocol=paper", "protocol.tau=7").protocol.tau == 7
+    paper = settings("protocol=paper", "protocol.tau=7").protocol
+    assert (paper.tau, paper.epochs) == (7, None)
+
+
+def test_the_recipe_follows_data_set_and_protocol() -> None:
+    assert (
+        settings("data=swimmer", "recipe=hopper/accelerated").optim
+        == settings("data=hopper", "protocol=accelerated").optim
+    )
+    for data, wd, sweep in (
+        ("reacher", 1.5e-3, {1.5e-3, 5e-4, 5e-5, 5e-6, 0}),
+        ("swimmer", 1e-2, {1e-2, 5e-3, 5e-4, 5e-5, 0}),
+        ("hopper", 1e-2, {1e-2, 5e-3, 5e-4, 5e-5, 0}),
+    ):  # NeurIPS 2024, the published weight decays
+        for protocol in PROTOCOLS:
+            members = config.sweep_members("sweep", data, protocol, Path("outputs"))
+            assert {m.settings.optim.weight_decay for m in members} == sweep
+            assert {m.settings.headline for m in members} == {wd}
+    rest = config.sweep_members("ufm_sweep", "reacher", "quick", Path("outputs"))
+    (main,) = config.sweep_members("ufm", "reacher", "quick", Path("outputs"))
+    assert (main.settings.protocol.tau, {m.settings.protocol.tau for m in rest}) == (39100, {3910})
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("data", names("data"))
+def test_every_data_set_has_a_recipe_for_every_protocol(data: str, protocol: str) -> None:
+    assert (CONF / "recipe" / data / f"{protocol}.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "groups"),
+    [
+        (["recipe=default/quick"], ("data", "model", "optim", "measure")),
+        (["recipe=default/quick", "data=carla", "model=resnet18"], ("data", "model")),
+        (["recipe=default/quick", "data=utkface", "model=resnet18"], ("data",)),
+        (["data=sgemm", "data.path=x"], ("data",)),
+        (["data=table", "data.path=x"], ("data",)),
+    ],
+)
+def test_a_setting_has_the_same_default_in_its_class_and_in_its_file(
+    chosen: list[str], groups: tuple[str, ...]
+) -> None:
+    """A class made in code and a run from the command line must not differ silently."""
+    found = settings(*chosen)
+    by_recipe = {"lr", "momentum", "weight_decay"}  # what a recipe exists for
+    for group in groups:
+        values = getattr(found, group)
+        for field in dataclasses.fields(values):
+            has_default = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+            if not has_default or field.name in by_recipe | {"path"}:
+                continue
+            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+            assert getattr(values, field.name) == default, f"{group}.{field.name}"
 
 
 def test_sweep_members_are_the_directories_of_a_multirun(tmp_path: Path) -> None:
@@ -213,7 +261,17 @@ def test_sweep_members_are_the_directories_of_a_multirun(tmp_path: Path) -> None
         "measure.log_spaced=0", "measure.evenly=0", f"hydra.sweep.dir={tmp_path}/prevalence_linear-quick",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "prevalence_linear-quick/swimmer/wd=0/seed=2/metrics.csv").exists()
+    info = read_info(tmp_path / "prevalence_linear-quick/swimmer/wd=0/seed=2")
+    assert (info["status"], info["experiment"], info["role"]) == ("finished", "prevalence_linear", "control")
+    assert info["overrides"] == [
+        "experiment=prevalence_linear", "data=swimmer", "protocol.tau=0.5", "optim.weight_decay=0", "seed=2",
+        "measure.log_spaced=0", "measure.evenly=0",
+    ]  # fmt: skip
+    assert (info["data"]["name"], info["data"]["train"], info["data"]["image_size"]) == (
+        "swimmer",
+        1000,
+        None,
+    )
 
 
 def test_a_sweep_of_ones_own_expands_as_in_a_multirun() -> None:
@@ -236,6 +294,4 @@ def test_the_sweep_command(tmp_path: Path) -> None:
         result = command(*wanted, script="sweep.py")
         assert result.returncode == 0 and words in result.stdout, result.stderr
     assert len(list(tmp_path.glob("*/wd=*/seed=0/metrics.csv"))) == 2
-    for wrong in ("-m", "tensorboard=true"):
-        result = command(wrong, script="sweep.py")
-        assert result.returncode == 2 and result.stderr.startswith(f"error: {wrong} is for train.py")
+    assert not list(tmp_path.rglob("events.out*"))

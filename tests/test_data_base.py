@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from nrc.data import RegressionData, standardise, train_test_split_indices
-from nrc.data.base import standardised
+from nrc.data import LowRank, RegressionData, standardise, train_test_split_indices
+from nrc.data.base import mean_in_deviations, standardised
+from nrc.data.settings import moved_targets
 from nrc.errors import UserError
 
 
@@ -97,6 +98,17 @@ def test_describe_states_the_facts() -> None:
         ({"x_train": np.zeros((1, 3)), "y_train": np.zeros((1, 2))}, "at least 2"),
         ({"x_test": np.zeros((0, 3)), "y_test": np.zeros((0, 2))}, "at least 1"),
         ({"y_train": np.stack([np.arange(30.0), np.ones(30)], 1)}, "target 'v' is constant"),
+        (
+            {"y_train": np.tile([[0.1 + 0.2, 1.0], [0.3, 2.0]], (15, 1))},
+            "target 'u' is constant",
+        ),  # rounding of float64
+        (
+            {"y_train": np.random.default_rng(0).normal(size=(30, 2)) * [1, 1e-60]},
+            "'v' is constant .*rescale it if",
+        ),
+        ({"x_train": np.ones((30, 3), complex)}, "x_train holds complex128, not real numbers"),
+        ({"y_test": np.full((8, 2), "a")}, "y_test holds <U1, not real numbers"),
+        ({"x_train": np.full((30, 3), None)}, "x_train holds object, not real numbers"),
         ({"x_test": np.full((8, 3), np.inf)}, "x_test row 1, column 'a' is inf"),
         (
             {"y_train": np.full((30, 2), 1e300)},
@@ -161,3 +173,113 @@ def test_standardised_modes() -> None:
     np.testing.assert_allclose([y.mean(0), y.std(0)], [[0, 0], [1, 1]], atol=1e-12)
     np.testing.assert_allclose(y * done["y_scale"] + done["y_mean"], parts[1])
     json.dumps(done)
+
+
+@pytest.mark.parametrize(
+    ("offset", "spread"), [(1.7e9, 10.0), (1e7, 1.0), (1.7e18, 1e9), (2_459_000.5, 1e-3), (-1e5, 0.1)]
+)
+def test_a_large_offset_is_subtracted_before_float32_loses_the_digits(offset: float, spread: float) -> None:
+    """Seconds and nanoseconds since 1970, pressures, Julian days; as input and as target."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 3)), offset + spread * rng.normal(size=(300, 2))
+    y[:, 1] = rng.normal(size=300)
+    x[:, 2] = y[:, 0]
+    before = x.copy()
+    data = make(x_train=x[:250], y_train=y[:250], x_test=x[250:], y_test=y[250:])
+    centred = y - [y[:250, 0].mean(), 0]
+    np.testing.assert_allclose(data.sigma, np.cov((y - y[0])[:250].T, bias=True), rtol=1e-5)
+    np.testing.assert_allclose(data.y_test, centred[250:], rtol=1e-5, atol=1e-5 * spread)
+    np.testing.assert_array_equal(data.x_train[:, 2], data.y_train[:, 0])
+    np.testing.assert_array_equal(data.x_train[:, :2], x[:250, :2].astype(np.float32))
+    mean = pytest.approx(y[:250, 0].mean(), rel=1e-14)
+    assert data.facts()["offset"] == {"x": {"c": mean}, "y": {"u": mean}}
+    assert "offsets that float32 cannot carry were subtracted: c" in data.describe()
+    np.testing.assert_array_equal(x, before)
+
+
+def test_columns_that_float32_carries_stay_as_they_are() -> None:
+    rng = np.random.default_rng(0)
+    x = np.c_[
+        293 + 5 * rng.normal(size=30), np.full(30, 1e9), rng.integers(1990, 2020, 30)
+    ]  # kelvin, constant, years
+    data = make(x_train=x)
+    np.testing.assert_array_equal(data.x_train, x.astype(np.float32))
+    assert "offset" not in data.facts()
+
+
+def test_facts_are_what_run_json_says() -> None:
+    rng = np.random.default_rng(1)
+    y = rng.normal(size=(30, 2)) * [1, 2] + [4, 0]
+    data = make(
+        y_train=y, dataset="toys", variant={"target_scale": 2.0}, provenance={"left_out": ["a.jpg (cut)"]}
+    )
+    facts = json.loads(json.dumps(data.facts()))
+    known = {"name": "toys", "variant": {"target_scale": 2.0}, "kind": "synthetic", "train": 30, "test": 8, "inputs": 3,
+             "targets": 2, "image_size": None, "target_rank": 2, "one_sided": True, "left_out": ["a.jpg (cut)"],
+             "sha256": data.sha256, "describe": data.describe()}  # fmt: skip
+    assert {key: facts[key] for key in known} == known
+    expected = np.linalg.norm(y.mean(0)) / np.sqrt(np.trace(np.cov(y.T, bias=True)) / 2)
+    assert (
+        facts["mean_in_deviations"] == pytest.approx(expected, rel=1e-6)
+        and f"mean of the targets {expected:.3g}" in facts["describe"]
+    )
+    assert (
+        make().facts()["name"] == "toy"
+        and not make().one_sided
+        and "targets one-sided: no" in make().describe()
+    )
+
+
+def test_targets_are_moved_along_targets_or_the_axes_of_sigma() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + [1, -2, 3]
+    sigma, deviation = np.cov(y[:400].T, bias=True), y[:400].std(0)
+    train, test, _ = moved_targets(y[:400], y[400:], [0, 2, -1], "targets", 1.0)
+    np.testing.assert_allclose(train.mean(0), deviation * [0, 2, -1], atol=1e-12)
+    np.testing.assert_allclose(test - y[400:], np.tile(train[0] - y[0], (100, 1)), atol=1e-12)  # test alike
+    np.testing.assert_allclose(np.cov(train.T, bias=True), sigma, rtol=1e-10)
+    train, _, done = moved_targets(y[:400], y[400:], [0, 2, 0], "sigma", 1.0)
+    values, vectors = np.linalg.eigh(sigma)  # ascending: the second largest is the middle one
+    np.testing.assert_allclose(abs(vectors.T @ train.mean(0)), [0, 2 * np.sqrt(values[1]), 0], atol=1e-9)
+    assert train.mean(0)[np.abs(train.mean(0)).argmax()] > 0 and "along the eigenvectors" in done["notes"][0]
+    train, _, _ = moved_targets(y[:400], y[400:], None, "targets", 3.0)
+    np.testing.assert_allclose((train.mean(0), train.std(0)), (y[:400].mean(0), 3 * deviation))
+    train, _, _ = moved_targets(y[:400], y[400:], 2.0, "targets", 0.5)
+    np.testing.assert_allclose(train.mean(0), deviation)  # 2 deviations of half the size
+    for scale in (0.5, 4.0):  # in deviations the mean does not depend on the scale
+        assert mean_in_deviations(moved_targets(y, y, [1, 2, 2], "sigma", scale)[0]) == pytest.approx(
+            np.linalg.norm(np.sqrt(values_of(y)) * [1, 2, 2]) / np.sqrt(values_of(y).mean())
+        )
+    with pytest.raises(UserError, match="2 numbers for 3 targets"):
+        moved_targets(y, y, [0, 2], "targets", 1.0)
+
+
+def values_of(y: np.ndarray) -> np.ndarray:
+    return np.linalg.eigvalsh(np.cov(y.T, bias=True))[::-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"target_mean": 2}, "low_rank-mean2"),
+        ({"target_mean": [0, 2.5]}, "low_rank-mean0_2.5"),
+        ({"target_mean": [0, 2], "target_mean_along": "sigma"}, "low_rank-sigmamean0_2"),
+        ({"target_scale": 0.5}, "low_rank-scale0.5"),
+        ({"target_mean": 0, "target_scale": 2.0}, "low_rank-mean0-scale2"),
+    ],
+)
+def test_a_variant_is_told_in_fields_and_has_a_folder(changes: dict[str, Any], name: str) -> None:
+    settings = LowRank(t=2, r=2, n=100, min_ratio=0.05, **changes)
+    data = settings.load()
+    assert settings.data_name == data.name == name and data.dataset == "low_rank"
+    assert data.facts()["variant"] == settings.variant == changes
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"target_mean": "far"}, {"target_mean": []}, {"target_mean": [1, None]}, {"target_mean": 101}, {"target_mean": True},
+     {"target_mean_along": "x"}, {"target_scale": 0}, {"target_scale": float("nan")}],
+)  # fmt: skip
+def test_variants_out_of_range(bad: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"data.{next(iter(bad))} is"):
+        LowRank(**bad)

@@ -23,7 +23,7 @@ def test_rank_and_liveness(generator: str, t: int, r: int, rank: int, seed: int)
 
 
 def test_linear_targets_are_a_linear_function_of_the_inputs() -> None:
-    data = LowRank(n=500).load()
+    data = LowRank(n=500, generator="linear").load()
     weight, *_ = np.linalg.lstsq(data.x_train.astype(float), data.y_train.astype(float), rcond=None)
     assert np.linalg.matrix_rank(weight, tol=1e-4) == 2
     np.testing.assert_allclose(data.x_test @ weight, data.y_test, atol=1e-4)
@@ -80,6 +80,6 @@ def test_bad_settings_are_refused(bad: dict[str, Any]) -> None:
 
 
 def test_hopeless_ratio_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nrc.data.low_rank.ATTEMPTS", 3)
+    monkeypatch.setattr("nrc.data.synthetic.ATTEMPTS", 3)
     with pytest.raises(UserError, match=r"lower data.min_ratio"):
         LowRank(t=10, r=10, n=100, min_ratio=0.95).load()

@@ -5,6 +5,7 @@ import os
 import sys
 import types
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hydra import compose, initialize_config_dir
 from minari import create_dataset_from_buffers
 from minari.data_collector import EpisodeBuffer
 from omegaconf import OmegaConf
 from sklearn.model_selection import train_test_split
 
-from nrc.data import LowRank, Mujoco, Table, _hub
+from nrc.cli.config import group_settings
+from nrc.data import Carla, LowRank, Mujoco, Sgemm, Table, UTKFace
 from nrc.data.base import RegressionData
 from nrc.data.mujoco import PAPER
+from nrc.data.mujoco import hub as _hub
 from nrc.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "data"
@@ -134,7 +138,7 @@ def test_minari_already_there_touches_no_network(root: Path, monkeypatch: pytest
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("the network was asked for")
 
-    monkeypatch.setattr("nrc.data._sources.download", refuse)
+    monkeypatch.setattr("nrc.data.mujoco.sources.download", refuse)
     data = small(source="minari", root=str(root)).load()
     np.testing.assert_array_equal(data.x_train, flat(episodes(12, seed=1))[0][:80])
     assert (data.name, data.kind) == ("reacher-minari", "real")
@@ -264,8 +268,8 @@ def test_jat_downloads_the_pinned_revision(tmp_path: Path, monkeypatch: pytest.M
 def paper_like(name: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Made-up rollouts whose Sigma has exactly the published eigenvalues."""
     rng = np.random.default_rng(0)
-    eigenvalues = np.array(PAPER[name][2])
-    paper_rows = PAPER[name][1]
+    eigenvalues = np.array(PAPER[name].eigenvalues)
+    paper_rows = PAPER[name].rows
     y = rng.normal(size=(rows, len(eigenvalues)))
     head = y[:paper_rows] - y[:paper_rows].mean(0)
     whitening = np.linalg.inv(np.linalg.cholesky(np.cov(head.T, bias=True))).T
@@ -286,6 +290,17 @@ def test_paper_kind_needs_the_papers_sigma(tmp_path: Path) -> None:
         assert len(data.provenance["published"]) == 3
         # a quick look at the first rows says the same
         assert Mujoco("hopper", source="d4rl", path=path, limit=50).load().kind == kind
+
+
+def test_paper_kind_needs_the_papers_mean(tmp_path: Path) -> None:
+    """Swimmer's published rows lie two deviations from 0: the same Sigma around another mean is other data."""
+    x, y = paper_like("swimmer", 1_000)
+    direction = np.array([1.35, 0.0])
+    for mean, kind in ((direction, "paper"), (0 * direction, "real")):
+        for part in ("train", "test"):
+            write_jat(tmp_path / f"{part}.parquet", [(x, y - y.mean(0) + mean)])
+        data = Mujoco("swimmer", source="jat", path=str(tmp_path)).load()
+        assert data.kind == kind and "(published 1.97 to 2.46)" in data.describe()
 
 
 def test_paper_kind_of_jat(tmp_path: Path) -> None:
@@ -364,13 +379,50 @@ def test_bad_minari_sets(tmp_path: Path) -> None:
     data = tmp_path / "nrc/reacher-expert-v0/data"
     content = (data / "main_data.hdf5").read_bytes()
     (data / "main_data.hdf5").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="cannot be read as a Minari set"):
+    with pytest.raises(UserError, match="cannot be read as HDF5"):
         small(root=str(tmp_path)).load()
     (data / "metadata.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read as a Minari set"):
         small(root=str(tmp_path)).load()
     (data / "main_data.hdf5").unlink()  # what an interrupted download leaves
     with pytest.raises(UserError, match="there is no expert set"):
+        small(root=str(tmp_path)).load()
+
+
+def test_observations_that_are_no_vectors_are_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    box, act = gym.spaces.Box(-np.inf, np.inf, (4,)), gym.spaces.Box(-1, 1, (2,))
+    spaces = {"dict": gym.spaces.Dict(state=box, goal=box), "tuple": gym.spaces.Tuple((box, box))}
+    for kind, line in (("dict", "a Dict of goal, state"), ("tuple", "a Tuple of 0, 1")):
+        parts = [rng.normal(size=(STEPS + 1, 4)).astype(np.float32) for _ in range(2)]
+        seen: Any = dict(zip(("state", "goal"), parts, strict=True)) if kind == "dict" else tuple(parts)
+        buffer = EpisodeBuffer(
+            observations=seen, actions=rng.uniform(-1, 1, (STEPS, 2)).astype(np.float32), rewards=[0.0] * STEPS,
+            terminations=[False] * STEPS, truncations=[False] * (STEPS - 1) + [True], infos={},
+        )  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            patch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+            create_dataset_from_buffers(
+                f"mine/{kind}-v0",
+                [buffer],
+                observation_space=spaces[kind],
+                action_space=act,
+                algorithm_name="test",
+            )
+        with pytest.raises(UserError, match=f"observations are {line}, not vectors; record it with"):
+            small(source="minari", root=str(tmp_path), dataset_id=f"mine/{kind}-v0").load()
+
+
+def test_a_minari_set_with_links_to_other_files_is_refused(tmp_path: Path) -> None:
+    write_minari(tmp_path, "nrc/reacher-expert-v0", episodes(12))
+    data = tmp_path / "nrc/reacher-expert-v0/data/main_data.hdf5"
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["a"] = np.ones((STEPS, 2))
+    with h5py.File(data, "r+") as file:
+        del file["episode_0/actions"]
+        file["episode_0/actions"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "a")
+    with pytest.raises(UserError, match="episode_0/actions is a link to another file"):
         small(root=str(tmp_path)).load()
 
 
@@ -393,30 +445,41 @@ def test_bad_settings(bad: dict[str, Any], message: str) -> None:
         small(**bad)
 
 
-CLASSES = {"reacher": Mujoco, "swimmer": Mujoco, "hopper": Mujoco, "table": Table, "low_rank": LowRank,
-           "low_rank_t3": LowRank}  # fmt: skip
+CLASSES = {
+    "base/mujoco": Mujoco,
+    "table": Table,
+    "low_rank": LowRank,
+    "sgemm": Sgemm,
+    "carla": Carla,
+    "utkface": UTKFace,
+}
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_every_config_matches_its_settings(name: str) -> None:
+def test_the_defaults_of_a_class_are_those_of_its_file(name: str) -> None:
     config = OmegaConf.load(CONF / f"{name}.yaml")
-    cls = CLASSES[name]
-    assert config.pop("_target_") == f"{cls.__module__}.{cls.__qualname__}"
-    if name == "table":
-        config.path, config.targets = "x.csv", ["a", "b"]
-    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), config))
-    assert isinstance(settings, cls)
-    assert settings.data_name == ("table-x" if name == "table" else name)
-    assert set(config) == set(cls.__dataclass_fields__)
+    given = OmegaConf.create({"data": config, "protocol": {"name": "quick"}}).data  # without any recipe
+    values = OmegaConf.to_container(given, resolve=True)
+    assert isinstance(values, dict) and values.pop("_target_") == f"nrc.data.{CLASSES[name].__name__}"
+    path = {"path": "x.csv"} if name == "table" else {}  # the only setting that must be given
+    assert values | path == asdict(CLASSES[name](**path))
     assert (CONF / f"{name}.yaml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize(
+    "name", ["reacher", "swimmer", "hopper", "low_rank", "low_rank_t3", "carla_1d", "carla_2d"]
+)
+def test_every_choice_of_data_makes_settings_of_that_name(name: str) -> None:
+    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
+        settings = group_settings(compose("train", [f"data={name}"]), "data")
+    assert settings.data_name == name and settings.variant == {}
 
 
 @pytest.mark.parametrize("name", ["reacher", "swimmer", "hopper"])
 def test_the_embedded_sets_load_in_their_published_sizes(name: str) -> None:
-    config = OmegaConf.load(CONF / f"{name}.yaml")
-    config.pop("_target_")
-    settings = Mujoco(**config)  # type: ignore[arg-type]
+    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
+        settings = group_settings(compose("train", [f"data={name}"]), "data")
     data = settings.load()
     assert isinstance(data, RegressionData) and data.kind == "own experts"
     assert (data.sizes["train"], data.sizes["test"]) == (settings.train_size, settings.test_size)
-    assert data.target_rank == data.sizes["targets"] == len(PAPER[name][2])
+    assert data.target_rank == data.sizes["targets"] == len(PAPER[name].eigenvalues)

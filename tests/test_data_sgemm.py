@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from nrc import Moments
 from nrc.cli import config
 from nrc.data import RegressionData, Sgemm, sgemm
-from nrc.data._columns import Columns
+from nrc.data.tables import Columns
 from nrc.errors import UserError
 from nrc.metrics import Layer, layerwise
 from nrc.training import Clock

@@ -194,6 +194,11 @@ GOOD_ROWS = "".join(f"{i},{i * i},{i % 3}\n" for i in range(20))
         (GOOD_ROWS + "5,2", 1, "data row 21 [(]the last row: is the file cut short"),
         ("a,b,y\n" + GOOD_ROWS + "1,inf,2\n", 1, "missing, NaN or infinite"),
         ("a,b,y\n" + GOOD_ROWS + "1,2,3,4\n", 1, "cannot be read as csv"),
+        ("NA," + GOOD_ROWS[2:], 1, "column 'column 0', data row 1 is missing"),
+        (GOOD_ROWS.replace("0", "?", 1), 1, "column 'column 0' is not numeric"),
+        ("a;b;y\n" + GOOD_ROWS.replace("\n", ",5\n").replace(",", ";", 2), 1, "not numeric|cannot be read"),
+        ("a,b;y\n1,5;2\n2,5;3\n", 1, "'1,5'[)]; write decimal points"),
+        ("a b c y\n" + GOOD_ROWS.replace(",", " "), 1, "no row has a number in the last of 4 columns, 'y'"),
         ("a,b\n" + GOOD_ROWS, 1, "rows are longer than the header"),
         ("a,b,y\n" + "1,2,3\n2,5,3\n" * 10, 1, "target 'y' is constant"),
         ("speed,steer,brake\n" + GOOD_ROWS, "sped", "no column 'sped'; did you mean speed"),
@@ -310,6 +315,130 @@ def test_wrong_endings_and_empty_hdf5(tmp_path: Path) -> None:
         file.write(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read as csv"):
         Table(str(tmp_path / "t.csv.gz"), 1).load()
+
+
+def text_of(columns: Any = None, values: Any = VALUES, **options: Any) -> str:
+    return pd.DataFrame(values, columns=columns).to_csv(**({"index": False} | options))
+
+
+def saved(header: str, delimiter: str = " ", **options: Any) -> str:
+    out = io.StringIO()
+    np.savetxt(out, VALUES, header=header, delimiter=delimiter, **options)
+    return out.getvalue()
+
+
+WHOLE = np.random.default_rng(1).integers(0, 9, (40, 5))
+SHUFFLED = pd.DataFrame(VALUES, columns=list("abcuv")).sample(frac=1, random_state=0)
+HEADER, DATA, INDEX = "is taken for the header", "is taken for data", "a saved index, left out"
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "names", "note"),
+    [
+        # numbers as names: pandas' own, years, wavelengths; quoted; with integers below
+        (text_of(), 40, "0 1 2", HEADER),
+        (text_of(range(2019, 2024)), 40, "2019 2020 2021", HEADER),
+        (text_of(range(2000, 2025, 5), WHOLE), 40, "2000 2005 2010", HEADER),
+        (text_of([400.0, 400.5, 401.0, 401.5, 402.0]), 40, "400.0 400.5 401.0", HEADER),
+        (text_of([10, 20, 50, 100, 200]), 40, "10 20 50", HEADER),
+        ('"5","3","9","1","7"\n' + text_of(header=False), 40, "5 3 9", HEADER),
+        ("red,1.5,2.5,0.1,3.3\n" + text_of(header=False), 40, "red 1.5 2.5", HEADER),
+        # rows of numbers
+        (text_of(header=False), 40, "", None),
+        ("1.0,2.0,3.0,4.0,5.0\n" + text_of(header=False), 41, "", None),
+        (text_of(values=np.arange(200).reshape(40, 5), header=False), 40, "", DATA),
+        # Excel's first line
+        ("sep=;\n" + text_of(list("abcuv"), sep=";"), 40, "a b c", None),
+        ('"SEP=|"\r\n' + text_of(list("abcuv"), sep="|", lineterminator="\r\n"), 40, "a b c", None),
+        ("\ufeffsep=\t\n" + text_of(list("abcuv"), sep="\t"), 40, "a b c", None),
+        # comments of numpy.savetxt
+        (saved("a b c u v"), 40, "a b c", None),
+        (saved("made by me\na b c u v", footer="end"), 40, "a b c", None),
+        (saved("a,b,c,u,v", ","), 40, "a b c", None),
+        (saved("a b c u v", comments="% "), 40, "a b c", None),
+        (saved("no names"), 40, "", None),
+        (text_of(["#id", *"bcuv"]), 40, "id b c", None),
+        # a saved index: default, with numbers as names, shuffled, twice, of labels; a nameless column that is none
+        (text_of(list("abcuv"), index=True), 40, "a b c", INDEX),
+        (text_of(index=True), 40, "0 1 2", INDEX),
+        (SHUFFLED.to_csv(), 40, "a b c", INDEX),
+        (pd.read_csv(io.StringIO(SHUFFLED.to_csv())).to_csv(), 40, "a b c", INDEX),
+        (SHUFFLED.rename(index=lambda i: f"row{i}").to_csv(), 40, "a b c", INDEX),
+        (SHUFFLED.reset_index(drop=True).reset_index().to_csv(index=False), 40, "index a b c", "'index' counts the rows"),
+        (text_of(["", *"bcuv"]), 40, "Unnamed: 0 b c", "has no name in the file and is kept"),
+        # separators in names
+        (text_of(["y; m", *"bcuv"]), 40, "y; m b c", None),
+        (text_of(list("abcuv"), lineterminator="\r"), 40, "a b c", None),
+    ],
+)  # fmt: skip
+def test_the_first_rows_of_a_csv(tmp_path: Path, text: str, rows: int, names: str, note: str | None) -> None:
+    (tmp_path / "t.csv").write_text(text, newline="")
+    data = Table(str(tmp_path / "t.csv"), targets=2, split="order").load()
+    assert data.sizes["train"] + data.sizes["test"] == rows
+    assert " ".join(data.input_names) == (names or "column 0 column 1 column 2")
+    assert note in data.describe() if note else data.provenance["notes"] == []
+
+
+def test_the_user_decides_what_the_first_row_is(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for text, header, rows in ((text_of(), False, 41), (text_of([0, 1], WHOLE[:, :2]), True, 40)):
+        path.write_text(text)
+        data = Table(str(path), 1, header=header).load()
+        assert data.sizes["train"] + data.sizes["test"] == rows and data.provenance["notes"] == []
+
+
+def test_the_users_files_and_maps_stay_as_they_are(tmp_path: Path) -> None:
+    path = Path(write(tmp_path, "single.npy"))
+    before, mapped = path.read_bytes(), np.load(path, mmap_mode="r")
+    Table(str(path), 2, standardize="xy", target_mean=3).load()
+    RegressionData(
+        "t", mapped[:, :3], mapped[:, 3:], mapped[:, :3], mapped[:, 3:], ("a", "b", "c"), ("u", "v"), "real"
+    )
+    assert path.read_bytes() == before
+
+
+def test_more_columns_than_rows_is_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", x=RNG.normal(size=(20, 90)), y=RNG.normal(size=20))
+    text = Table(str(tmp_path / "t.npz")).load().describe()
+    assert "more inputs (90) than train rows (16): any targets can be fitted exactly" in text
+
+
+def test_arrays_in_groups_of_hdf5_and_named_fields_are_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        for i in range(3):
+            file[f"data/demo_{i}/actions"] = VALUES
+    with pytest.raises(
+        UserError, match=r"holds 3 arrays in groups \(data/demo_0/actions, .*two arrays named x and y"
+    ):
+        Table(str(tmp_path / "t.h5")).load()
+    np.save(tmp_path / "t.npy", np.zeros(4, dtype=[("a", float), ("b", float)]))
+    with pytest.raises(UserError, match=r"has named fields \(a, b\)"):
+        Table(str(tmp_path / "t.npy"), 1).load()
+
+
+@pytest.mark.parametrize("how", ["link", "link inside", "storage", "virtual"])
+def test_hdf5_that_refers_to_other_files_is_refused(tmp_path: Path, how: str) -> None:
+    """A file from somebody else must not bring numbers of this machine into what is shared."""
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["x"] = VALUES
+    (tmp_path / "secret.bin").write_bytes(VALUES.tobytes())
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["y"] = VALUES[:, 3:]
+        if how.startswith("link"):
+            file["x" if how == "link" else "inner/x"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "x")
+            if how != "link":
+                file["x"] = h5py.SoftLink("/inner/x")
+        elif how == "storage":
+            file.create_dataset(
+                "x", VALUES.shape, "<f4", external=[(str(tmp_path / "secret.bin"), 0, VALUES.nbytes)]
+            )
+        else:
+            layout = h5py.VirtualLayout(VALUES.shape, "<f4")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "x", VALUES.shape)
+            file.create_virtual_dataset("x", layout)
+    line = r"x (is a link to|keeps its numbers in) another file, which is not followed"
+    with pytest.raises(UserError, match=line):
+        Table(str(tmp_path / "t.h5")).load()
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,6 @@ def test_the_chosen_candidate_is_the_nearest_of_all(name: str) -> None:
     record = json.loads(EXPERTS[name].choice_file.read_text())
     assert record["chosen"] == record["candidates"][0]
     assert record["chosen"]["distance"] == min(c["distance"] for c in record["candidates"])
-    assert len({c["policy"].split("_")[1] for c in record["candidates"]}) >= 3  # training seeds
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nrc.features.collect import collect
 from nrc.features.prediction import Prediction
 from nrc.models import MLP, MLPNetwork
 from nrc.training import Clock, Measure, Optim, Protocol
 from nrc.training.measuring import Measurer
 from nrc.training.placement import Placed
-from nrc.training.stacked_measuring import StackedMoments
 from nrc.training.stacked_step import StackedStepper
 from nrc.training.steppers import HandStepper
 
@@ -82,7 +80,7 @@ def test_measuring_stays_on_the_device(bias: bool, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Prediction, "maker", property(lambda self: next(reversed(self._same))))
     clock = Clock.of(OPTIM, Protocol(epochs=1), 160)
     measurer = Measurer(network(bias), data(), Measure(outputs=True), clock, seed=0)
-    moments = collect(measurer.model, measurer.train, measurer.layers)
+    moments = measurer.collect().train
     assert {m.sigma_hy.device.type for m in moments.values()} == {"cuda"}
     assert measurer._prediction_moment().device.type == "cpu"
     assert {value.device.type for value in measurer._snapshot("start").values()} == {"cpu"}
@@ -91,21 +89,11 @@ def test_measuring_stays_on_the_device(bias: bool, monkeypatch: pytest.MonkeyPat
 @BIAS
 def test_steps_stay_on_the_device(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     placed = data()
-    residual = HandStepper(network(bias), OPTIM).step(placed.x_train, placed.y_train, 0.05)
+    steppers = [HandStepper(network(bias), OPTIM) for _ in range(3)]
+    residual = steppers[0].step(placed.x_train, placed.y_train, 0.05)
     assert residual.device.type == "cuda" and residual.shape == (160, 2)
     monkeypatch.setattr(StackedStepper, "_captured", lambda self, n: lambda: self._steps(n))
-    stack = StackedStepper(
-        [network(bias) for _ in range(3)], [OPTIM] * 3, placed.x_train, placed.y_train, batch=48
-    )
-    index = torch.zeros(11, 3, 48, dtype=torch.long, device="cuda")
-    stack.advance(index, torch.full((11,), 48), torch.full((11,), 0.05))  # a long program and short ones
+    stack = StackedStepper(steppers, placed.x_train, placed.y_train, batch=48)
+    batch = torch.zeros(3, 48, dtype=torch.long)
+    stack.advance(iter([batch] * 11), [0.05] * 11)  # a long program and short ones
     assert stack.residual.device.type == "cuda" and stack.residual.shape == (3, 48, 2)
-    rows = torch.empty(3, 160, 5, device="cuda"), torch.empty(3, 160, 2, device="cuda")
-    for label, features in stack.layers(rows[0]):
-        sums = StackedMoments()
-        sums.update(features, rows[1])
-        sums.add_centred(features)
-        assert sums.joint is not None and sums.centred is not None
-        width = (5 if label == "fc1" else 16) + 2
-        assert sums.joint.scatter.shape == (3, width, width) and sums.joint.mean.device.type == "cuda"
-        assert sums.joint.to("cpu").scatter.device.type == "cpu"

@@ -165,16 +165,17 @@ def reproduce(outputs: Path) -> subprocess.Popen[str]:
     return begin("reproduce_figures.py", "--dataset", "low_rank", "--outputs", str(outputs), "--workers", "2")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_sweep_by_hydra_is_stopped(tmp_path: Path, number: int) -> None:
-    """Ctrl-C goes to the whole group, SIGTERM to the first process alone."""
+    """Ctrl-C, here four times, goes to the whole group, SIGTERM to the first process alone."""
     process = hydra_sweep(tmp_path)
     wait_until(under_way(tmp_path, 2))
-    time.sleep(0.5)
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    for _ in range(4 if number == signal.SIGINT else 1):
+        (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
+        time.sleep(0.05)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "Traceback" not in errors and errors.endswith("the same command continues it\n")
+    assert "Traceback" not in errors and errors.endswith("the same command continues them\n")
     found = [read_info(path.parent)["status"] for path in tmp_path.rglob("run.json")]
     assert found == ["interrupted"] * 2
     wait_until(lambda: group_is_gone(process), 20)
@@ -215,18 +216,26 @@ def test_workers_end_when_their_parent_is_killed(
     assert [read_info(p.parent)["status"] for p in tmp_path.rglob("run.json")] == ["interrupted"] * 2
 
 
-def test_a_killed_worker_ends_a_hydra_sweep_in_one_line(tmp_path: Path) -> None:
-    """joblib gives the others up; they are continued by the same command."""
+def test_workers_end_when_their_parent_is_killed_while_they_are_born(tmp_path: Path) -> None:
+    process = hydra_sweep(tmp_path)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_until(lambda: len(children.read_text().split()) >= 2)
+    process.kill()
+    process.wait()
+    wait_until(lambda: group_is_gone(process), 60)
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_killed_worker_costs_a_hydra_sweep_its_run_alone(tmp_path: Path) -> None:
+    """The others end as always, and the same command continues the one."""
     process = hydra_sweep(tmp_path)
     wait_until(under_way(tmp_path, 2))
     os.kill(int(next(tmp_path.rglob(".lock")).read_text().split()[1]), signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "Traceback" not in errors  # but joblib's resource tracker may complain
-    assert (
-        "error: a worker process was killed (out of memory?); the same command continues the sweep"
-        in errors.splitlines()
-    )
+    assert process.returncode == 2 and "Traceback" not in errors
+    assert "its process was killed (out of memory?); the same command continues it" in errors.splitlines()[-1]
+    found = sorted(read_info(path.parent)["status"] for path in tmp_path.rglob("run.json"))
+    assert found == ["finished", "finished", "running"]
 
 
 def test_a_sweep_started_again_with_other_settings(tmp_path: Path) -> None:

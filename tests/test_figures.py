@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,24 +12,15 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from run_tools import data_facts, purpose, record
 
+import nrc.figures
 from nrc import measure
-from nrc.figures import (
-    FIGURES,
-    Drawing,
-    Runs,
-    deep,
-    draw_all,
-    evr,
-    gamma,
-    prevalence,
-    published,
-    sweep,
-    target_mean,
-    tau_clock,
-)
-from nrc.figures._curves import TauAxis
-from nrc.figures._style import power, scientific, style
+from nrc.errors import UserError
+from nrc.figures import Drawing, Runs, draw, draw_all, figures, reference, registry
+from nrc.figures.curves import TauAxis
+from nrc.figures.gamma import POINTS
+from nrc.figures.style import power, scientific
 from nrc.metrics import ALIVE
 from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX, R2_GAP_MAX, depth_of_collapse, first_collapsed_layer
 from nrc.runs.directory import RunDirectory
@@ -73,6 +65,8 @@ def write_run(
     model: dict | None = None,
     weakest: float = 1.0,
     config: dict | None = None,
+    role: str = "",
+    facts: dict | None = None,
 ) -> Path:
     """A finished run whose NRCs decay as exp(-wd tau) and, if asked, vanish after a step; `weakest`: singular value of W."""
     path = outputs / folder / data / place / f"wd={wd:g}" / f"seed={seed}"
@@ -92,7 +86,8 @@ def write_run(
         "seed": seed,
     }
     run = RunDirectory.open(path, identity)
-    run.start(config or {}, {}, {"sha256": "0" * 64, "kind": kind, "describe": ""})
+    about = data_facts(data, kind, n) | (facts or {})
+    run.start(config or {}, {}, about, purpose(folder, data, wd, protocol, seed, role))
     names = names or [f"fc{k}" for k in range(1, layers + 1)]
     rows = []
     for step in STEPS:
@@ -133,41 +128,42 @@ def outputs(tmp_path: Path) -> Path:
         for seed in (0, 1):
             write_run(tmp_path, "prevalence-quick", data, 0.0, seed)
             write_run(tmp_path, "prevalence-quick", data, 0.05, seed)
-            write_run(tmp_path, "prevalence-quick", data, 0.5, seed, vanish_after=10)
+            write_run(tmp_path, "prevalence-quick", data, 0.5, seed, vanish_after=10, role="sweep")
     return tmp_path
-
-
-def quiet(_: str) -> None:
-    pass
-
-
-def only(monkeypatch: pytest.MonkeyPatch, *figures: object) -> None:
-    monkeypatch.setattr("nrc.figures.FIGURES", list(figures))
 
 
 def digests(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
-def drawn(draw: Callable[[Runs], list[Drawing]], outputs: Path, datasets: list[str] | None = None) -> Drawing:
-    """The first figure of a module, laid out but not saved: much faster than drawing it."""
-    with style():
-        return draw(Runs(outputs, datasets=datasets, say=quiet))[0]
+def drawings(name: str, outputs: Path) -> list[Drawing]:
+    """Laid out but not saved: much faster than drawing."""
+    return figures()[name].drawings(Runs(outputs))
 
 
+def drawn(name: str, outputs: Path) -> Drawing:
+    """The first drawing of a figure."""
+    return drawings(name, outputs)[0]
+
+
+def words(drawing: Drawing) -> list[str]:
+    """Titles of the panels and entries of their keys."""
+    axes = drawing.figure.axes
+    keys = [text.get_text() for panel in axes if (key := panel.get_legend()) for text in key.get_texts()]
+    return [panel.get_title() for panel in axes] + keys
+
+
+# in the order of the papers
 FIGURE_NAMES = [
-    *("prevalence_relu", "prevalence_linear", "evr_relu", "evr_linear", "gamma", "sweep_relu"),
-    *(
-        "target_mean",
-        "phase_reacher",
-        "geometry",
-        "published",
-        "deep_reacher",
-        "low_rank",
-        "tau_clock",
-        "theory",
-    ),
+    *("geometry", "prevalence_relu", "prevalence_linear", "published", "evr_relu", "evr_linear", "gamma"),
+    *("sweep_relu", "deep_reacher", "low_rank", "phase_reacher", "target_mean", "tau_clock", "theory"),
 ]
+
+
+def shifted(outputs: Path, data: str, mean: float, wd: float) -> Path:
+    """A run on targets whose mean was moved."""
+    facts = {"name": data, "variant": {"target_mean": mean}}
+    return write_run(outputs, "target_mean-quick", f"{data}-mean{mean:g}", wd, facts=facts)
 
 
 @pytest.fixture
@@ -177,7 +173,7 @@ def all_experiments(tmp_path: Path) -> Path:
             write_run(tmp_path, folder, "reacher", wd)
     write_run(tmp_path, "phase-quick", "reacher", 0.1)
     for mean in (0, 2):
-        write_run(tmp_path, "target_mean-quick", f"reacher-mean{mean}", 0.05 + 0.01 * mean)
+        shifted(tmp_path, "reacher", mean, 0.05 + 0.01 * mean)
     write_run(tmp_path, "deep-quick", "reacher", 0.05, layers=3)
     write_run(tmp_path, "low_rank-quick", "low_rank", 0.05, layers=3, n=3)
     for protocol in ("paper", "accelerated"):
@@ -185,44 +181,113 @@ def all_experiments(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_figure_has_a_title_a_caption_numbers_and_commands(all_experiments: Path) -> None:
-    runs = Runs(all_experiments, say=quiet)
-    with style():
-        drawings = [drawing for draw in FIGURES for drawing in draw(runs)]
-    assert [drawing.name for drawing in drawings] == FIGURE_NAMES
-    for drawing in drawings:
-        assert drawing.title and len(drawing.caption) > 40 and len(drawing.table) and drawing.runs
-        assert all("-m experiment=" in command for command in drawing.commands)
+def test_every_figure_has_a_title_a_fixed_caption_and_numbers(all_experiments: Path) -> None:
+    runs = Runs(all_experiments)
+    found = [drawing for figure in figures().values() for drawing in figure.drawings(runs)]
+    assert [drawing.name for drawing in found] == FIGURE_NAMES
+    for drawing in found:
+        assert drawing.title and len(drawing.table) and drawing.runs
         small_print = drawing.figure.texts[-1].get_text()
         assert all(word in small_print for word in ("protocol", "τ up to 100", "own experts", "MLP, width 8"))
+    for figure in figures().values():
+        sentences = figure.caption.split(". ")
+        assert 1 < len(sentences) <= 6 and figure.caption.endswith("."), figure.name
+
+
+def test_papers_first_and_figures_by_their_number() -> None:
+    names = list(figures())
+    assert names[0] == "geometry" and figures()["geometry"].numbers == (1,)
+    papers = [figure.paper for figure in figures().values()]
+    assert papers == sorted(papers, key=["NeurIPS 2024", "CPAL 2026", ""].index)
+    with pytest.raises(UserError, match="there is no figure 'phases'; choose from geometry, prevalence"):
+        draw("phases", Runs(Path("outputs")))
 
 
 @pytest.mark.slow
-def test_every_figure_is_written(all_experiments: Path) -> None:
-    written = draw_all(all_experiments, say=quiet)
-    expected = {f"{name}.{end}" for name in FIGURE_NAMES for end in ("png", "pdf", "csv")}
-    assert {path.name for path in written} == expected | {"captions.md", "captions.json"}
-    assert all(path.stat().st_size > 100 for path in written)
+def test_every_figure_is_written_by_worker_processes_as_by_one(
+    all_experiments: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(cores: int) -> dict[str, str]:
+        monkeypatch.setattr("nrc.figures.output._cores", lambda: cores)
+        folder = all_experiments / str(cores)
+        paths = [path.name for path, unchanged in draw_all(all_experiments, folder=folder) if not unchanged]
+        expected = [f"{name}.{end}" for name in FIGURE_NAMES for end in ("png", "pdf", "csv")]
+        assert paths == [*expected, "captions.md", "captions.json"]
+        return digests(folder)
+
+    assert written(1) == written(2)
 
 
-def test_files_and_captions_agree(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, gamma.draw)
-    written = draw_all(outputs, say=quiet)
-    assert [path.name for path in written] == [
+def test_files_and_captions_agree(outputs: Path) -> None:
+    written = draw_all(outputs, only=["gamma"])
+    assert [path.name for path, _ in written] == [
         *("gamma.png", "gamma.pdf", "gamma.csv", "captions.md", "captions.json"),
     ]
     entry = json.loads((outputs / "figures" / "captions.json").read_text())["gamma"]
     assert entry["files"] == ["gamma.png", "gamma.pdf", "gamma.csv"] and entry["csv"] == "gamma.csv"
     assert len(entry["runs"]) == 4 and all((outputs / run / "run.json").exists() for run in entry["runs"])
-    assert (
-        entry["commands"][0] == "python scripts/train.py -m experiment=prevalence data=reacher protocol=quick"
+    assert entry["commands"][0] == (
+        "python scripts/train.py -m experiment=prevalence data=reacher,swimmer protocol=quick "
+        "optim.weight_decay=0.05 seed=0,1"
     )
+    assert entry["caption"] == figures()["gamma"].caption and entry["paper"] == "NeurIPS 2024, figure 4"
     text = (outputs / "figures" / "captions.md").read_text()
     assert "## gamma:" in text and entry["caption"] in text
 
 
+def test_what_is_unchanged_is_not_drawn_again(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed() -> bool:
+        """Whether the figure was drawn."""
+        states = {unchanged for _, unchanged in draw("gamma", Runs(outputs))}
+        assert len(states) == 1
+        return not states.pop()
+
+    assert changed() and not changed()
+    (outputs / "figures" / "gamma.pdf").unlink()
+    assert changed() and not changed()
+    (outputs / "figures" / "gamma.json").write_text("{")  # of an interrupted copy
+    assert changed() and not changed()
+    write_run(outputs, "prevalence-quick", "reacher", 0.05, seed=2)
+    assert changed() and not changed()
+    write_run(outputs, "deep-quick", "reacher", 0.05, layers=3)  # not read by this figure
+    assert not changed()
+    run = outputs / "prevalence-quick/reacher/wd=0.05/seed=0"
+    record(run, seconds=2.0)
+    assert changed() and not changed()
+    monkeypatch.setattr("nrc.figures.output._code", lambda: "another version")
+    assert changed() and not changed()
+
+
+def test_a_figure_whose_runs_are_gone_leaves_the_captions(outputs: Path) -> None:
+    draw("gamma", Runs(outputs))
+    shutil.rmtree(outputs / "prevalence-quick")
+    assert draw("gamma", Runs(outputs)) == []
+    assert not (outputs / "figures" / "gamma.json").exists()
+
+
+def test_a_new_module_is_a_new_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path, "mine-quick", "reacher", 0.05)
+    home = tmp_path / "more"
+    home.mkdir()
+    (home / "mine.py").write_text(
+        "from nrc.figures import Drawing, figure\n"
+        "@figure('mine', reads=['mine'], caption='NRC1 at the end. One bar per data set.')\n"
+        "def mine(runs):\n"
+        "    for data, found in runs.of('mine').items():\n"
+        "        drawing = Drawing(f'mine_{data}', 'Mine', 1, 1, 2.0, x='bar')\n"
+        "        drawing.line(drawing.grid[0, 0], [1], [found[0].last('nrc1')], {'data': data})\n"
+        "        drawing.runs += found\n"
+        "        yield drawing\n"
+    )
+    monkeypatch.setattr("nrc.figures.__path__", [*nrc.figures.__path__, str(home)])
+    monkeypatch.setattr("nrc.figures.registry._registered", dict(registry._registered))
+    names = [path.name for path, _ in draw("mine", Runs(tmp_path))]
+    assert names == ["mine_reacher.png", "mine_reacher.pdf", "mine_reacher.csv"]
+    assert list(figures())[-1] == "theory" and "mine" in figures()
+
+
 def test_csv_holds_the_rows_of_the_runs(outputs: Path) -> None:
-    table = drawn(sweep.draw, outputs).table
+    table = drawn("sweep", outputs).table
     path = outputs / "prevalence-quick" / "swimmer" / "wd=0.05" / "seed=1" / "metrics.csv"
     rows = pd.read_csv(path, float_precision="round_trip")
     for metric, split in (("nrc1", "train"), ("mse", "test"), ("r2", "test")):
@@ -243,39 +308,33 @@ def test_csv_holds_the_rows_of_the_runs(outputs: Path) -> None:
     np.testing.assert_allclose(mean["value"], first * 1.1**0.5, rtol=1e-12)
 
 
-def test_the_same_runs_give_the_same_bytes(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, gamma.draw)
-    draw_all(outputs, say=quiet, folder=outputs / "first", datasets=["reacher"])
-    draw_all(outputs, say=quiet, folder=outputs / "second", datasets=["reacher"])
+def test_the_same_runs_give_the_same_bytes(outputs: Path) -> None:
+    runs = Runs(outputs)
+    draw("gamma", runs, outputs / "first")
+    draw("gamma", runs, outputs / "second")
     first = digests(outputs / "first")
-    assert len(first) == 5
+    assert len(first) == 6  # PNG, PDF, csv, what it was made from, two files of captions
     assert first == digests(outputs / "second")
     assert b"CreationDate" not in (outputs / "first" / "gamma.pdf").read_bytes()
     text = (outputs / "first" / "gamma.csv").read_text()
-    assert text == drawn(gamma.draw, outputs, ["reacher"]).table.to_csv(index=False, lineterminator="\n")
+    assert text == drawn("gamma", outputs).table.to_csv(index=False, lineterminator="\n")
 
 
-def test_one_data_set_alone_gives_one_column(outputs: Path) -> None:
-    for draw in (prevalence.draw, evr.draw):
-        one, two = drawn(draw, outputs, ["reacher"]), drawn(draw, outputs)
-        assert set(one.table["data"]) == {"reacher"} and set(two.table["data"]) == {"reacher", "swimmer"}
-        titles = [axes.get_title() for axes in one.figure.axes if axes.get_title()]
-        assert len(titles) == 1 and titles[0].startswith("Reacher")
+def test_one_data_set_alone_gives_one_column(tmp_path: Path) -> None:
+    for data, columns in (("reacher", ["Reacher"]), ("swimmer", ["Reacher", "Swimmer"])):
+        write_run(tmp_path, "prevalence-quick", data, 0.05)
+        for name in ("prevalence", "evr"):
+            drawing = drawn(name, tmp_path)
+            assert [title.split(" ")[0] for title in words(drawing) if title] == columns
+            assert len(set(drawing.table["data"])) == len(columns)
 
 
 def test_vanished_features_are_named_and_their_curve_stops(outputs: Path) -> None:
-    drawing = drawn(sweep.draw, outputs)
+    drawing = drawn("sweep", outputs)
     table = drawing.table
     marks = table[(table["series"] == "features vanished") & (table["metric"] == "nrc1")]
     assert set(marks["weight_decay"]) == {0.5} and set(marks["tau"]) == {10}
-    assert "0.5: features vanished" in drawing.caption
-    words = [
-        text.get_text()
-        for axes in drawing.figure.axes
-        if (key := axes.get_legend())
-        for text in key.get_texts()
-    ]
-    assert words.count("× features vanished") == 2  # one for each data set
+    assert words(drawing).count("× features vanished") == 2  # one for each data set
 
 
 @pytest.mark.parametrize(("weakest", "alive"), [(1.0, 2), (0.101, 2), (0.099, 1)])
@@ -284,38 +343,53 @@ def test_a_collapse_bought_with_a_target_direction_is_named(
 ) -> None:
     write_run(tmp_path, "prevalence-quick", "reacher", 0.0)
     path = write_run(tmp_path, "prevalence-quick", "reacher", 0.05, weakest=weakest)
-    (run, _) = Runs(tmp_path, say=quiet).of("prevalence")["reacher"]
+    (run, _) = Runs(tmp_path).of("prevalence")["reacher"]
     weight = torch.as_tensor(np.load(path / "snapshots.npz")["weight_end"])
     metric = measure(torch.randn(20, 8), torch.randn(20, 2), weight)["weight_rcond"]
     assert run.alive == alive and run.lost_direction == (alive < 2) == (metric < ALIVE)
-    drawing = drawn(sweep.draw, tmp_path)
-    keys = [axes.get_legend() for axes in drawing.figure.axes]
-    words = [text.get_text() for key in keys if key for text in key.get_texts()]
-    assert ("a target direction is lost" in words) == (alive < 2)
-    for caption in (drawing.caption, *(drawn(m.draw, tmp_path).caption for m in (prevalence, evr, gamma))):
-        assert ("only 1 of 2 target directions left" in caption) == (alive < 2)
+    for name in ("prevalence", "evr", "gamma", "sweep"):
+        named = any("1 of 2 directions alive" in text for text in words(drawn(name, tmp_path)))
+        assert named == (alive < 2), name
 
 
-def test_headline_defaults_to_the_largest_living_weight_decay_and_can_be_given(outputs: Path) -> None:
-    runs = Runs(outputs, say=quiet)
+def test_what_has_not_had_its_decay_budget_is_called_not_yet(tmp_path: Path) -> None:
+    for wd, words_expected in ((0.1, True), (0.3, False)):  # at tau 100: budgets 10 and 30
+        outputs = tmp_path / f"{wd}"
+        write_run(outputs, "prevalence-quick", "reacher", wd)
+        assert any("not yet" in text for text in words(drawn("prevalence", outputs))) == words_expected
+
+
+def test_headline_and_control_are_what_the_runs_say_they_are(
+    outputs: Path, said: Callable[[], list[str]]
+) -> None:
+    runs = Runs(outputs)
     assert {run.weight_decay for run in runs.headline("prevalence", "reacher")} == {0.05}
-    given = Runs(outputs, headlines={"prevalence": {"reacher": 0.5}}, say=quiet)
-    assert {run.weight_decay for run in given.headline("prevalence", "reacher")} == {0.5}
-    said: list[str] = []
-    absent = Runs(outputs, headlines={"prevalence": {"reacher": 7.0}}, say=said.append)
-    assert {run.weight_decay for run in absent.headline("prevalence", "reacher")} == {0.05}
-    assert "no finished run at the headline weight decay 7" in said[0]
+    assert {run.weight_decay for run in runs.control("prevalence", "reacher")} == {0.0}
+    write_run(outputs, "prevalence-quick", "hopper", 0.3, role="sweep")
+    assert Runs(outputs).headline("prevalence", "hopper") == []
+    assert "no finished run at the headline weight decay" in said()[0] and "experiment.headline=" in said()[0]
 
 
-def test_missing_experiments_and_unfinished_runs_are_skipped(tmp_path: Path) -> None:
-    said: list[str] = []
-    assert draw_all(tmp_path, say=said.append) == []
-    assert "nothing to draw" in said[-1]
+def test_a_run_that_belongs_to_no_experiment_is_not_drawn(
+    tmp_path: Path, said: Callable[[], list[str]]
+) -> None:
+    path = write_run(tmp_path, "prevalence-quick", "reacher", 0.05)
+    info = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(info | {"experiment": None, "role": None}))
+    assert Runs(tmp_path).of("prevalence") == {}
+    assert said() == [f"{path}: belongs to no experiment, not drawn"]
+
+
+def test_missing_experiments_and_unfinished_runs_are_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert list(draw_all(tmp_path)) == []
+    assert "nothing to draw" in caplog.text
     path = write_run(tmp_path, "prevalence-quick", "reacher", 0.05)
     info = json.loads((path / "run.json").read_text())
     (path / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))
-    assert draw_all(tmp_path, say=said.append) == []
-    assert any("interrupted, not drawn" in line for line in said)
+    assert list(draw_all(tmp_path)) == []
 
 
 @pytest.mark.parametrize(("n", "vanish_after"), [(1, None), (2, 0)])
@@ -324,32 +398,33 @@ def test_one_target_and_features_that_vanish_at_once_are_drawn_without_a_crash(
 ) -> None:
     write_run(tmp_path, "prevalence-quick", "reacher", 0.05, n=n, vanish_after=vanish_after)
     write_run(tmp_path, "prevalence-quick", "reacher", 0.0, n=n)
-    drawings = {d.name: d for draw in FIGURES for d in draw(Runs(tmp_path, say=quiet))}
-    assert ("gamma" in drawings) == (n > 1)  # NRC3 is 0 for a single target
-    words = "features vanished" if vanish_after is not None else "NRC1 0.7 -> 0.0047"
-    assert words in drawings["prevalence_relu"].caption
-    drawings["sweep_relu"].figure.draw_without_rendering()
+    runs = Runs(tmp_path)
+    found = {d.name: d for figure in figures().values() for d in figure.drawings(runs)}
+    assert ("gamma" in found) == (n > 1)  # NRC3 is 0 for a single target
+    (title,) = (text for text in words(found["prevalence_relu"]) if text)
+    assert title.startswith("Reacher (vanished)" if vanish_after is not None else "Reacher (not yet)")
+    found["sweep_relu"].figure.draw_without_rendering()
 
 
 def test_exact_zeros_are_drawn_on_a_floor(tmp_path: Path) -> None:
     write_run(tmp_path, "prevalence-quick", "reacher", 0.05, exact_zero=True)
-    table = drawn(prevalence.draw, tmp_path).table
+    table = drawn("prevalence", tmp_path).table
     nrc1 = table[(table["metric"] == "nrc1") & (table["series"] == "headline")]
     assert nrc1["value"].iloc[-1] == pytest.approx(1e-17)
 
 
 def test_gamma_marks_the_minimum_of_its_own_curve(outputs: Path) -> None:
-    table = drawn(gamma.draw, outputs).table
+    table = drawn("gamma", outputs).table
     for (_, seed), one in table[table["series"] == "relu"].groupby(["data", "seed"]):
         mark = table[(table["series"] == "relu minimum") & (table["seed"] == seed)].iloc[0]
         assert mark["value"] <= one["value"].min() * (1 + 1e-9)
         best = one.loc[one["value"].idxmin(), "gamma_over_lambda_min"]
-        assert abs(mark["gamma_over_lambda_min"] - best) <= 1 / gamma.POINTS + 1e-9
+        assert abs(mark["gamma_over_lambda_min"] - best) <= 1 / POINTS + 1e-9
 
 
 def test_deep_figure_states_the_target_and_the_first_collapsed_layer(tmp_path: Path) -> None:
     write_run(tmp_path, "deep-quick", "reacher", 0.05, layers=8)
-    table = drawn(deep.draw, tmp_path).table
+    table = drawn("deep", tmp_path).table
     target = table[table["metric"] == "target stable_rank_covariance"]
     assert set(target["value"]) == {(1 + 4) / 4}  # Sigma = diag(1, 2)
     noise = table[(table["metric"] == "noise") & (table["series"] == "headline")]
@@ -370,68 +445,83 @@ def test_the_tau_axis_has_numbers_on_a_short_stretch_too(taus: tuple[float, floa
 
 
 def test_target_mean_joins_the_variants_of_a_set_in_the_order_of_their_means(tmp_path: Path) -> None:
-    write_run(tmp_path, "target_mean-quick", "hopper-mean10", 0.09)
-    assert target_mean.draw(Runs(tmp_path, say=quiet)) == []  # one mean is no comparison
-    write_run(tmp_path, "target_mean-quick", "hopper-mean2", 0.05)
-    drawing = drawn(target_mean.draw, tmp_path)
+    shifted(tmp_path, "hopper", 10, 0.09)
+    assert drawings("target_mean", tmp_path) == []  # one mean is no comparison
+    shifted(tmp_path, "hopper", 2, 0.05)
+    drawing = drawn("target_mean", tmp_path)
     ends = drawing.table.query("metric == 'nrc1' and series == 'end'")
     assert list(ends.target_mean) == [2.0, 10.0] and set(ends.data) == {"hopper"}
     assert list(ends.value) == pytest.approx([0.7 * math.exp(-5), 0.7 * math.exp(-9)])
-    assert "at mean 2, " in drawing.caption and "Hopper" in drawing.caption
 
 
 def test_published_layers_are_drawn_beside_a_network_of_their_depth_alone(tmp_path: Path) -> None:
     write_run(tmp_path, "deep-quick", "reacher", 0.05, layers=3)
-    drawing = drawn(deep.draw, tmp_path)
+    drawing = drawn("deep", tmp_path)
     assert "published" not in set(drawing.table["series"])
-    assert "published curves are of another depth (8-layer MLP) and not drawn" in drawing.caption
+    assert not any(text.startswith("published") for text in words(drawing))
 
 
-def test_tau_clock_needs_both_protocols(tmp_path: Path) -> None:
+def test_tau_clock_needs_both_protocols_and_gives_their_gaps(tmp_path: Path) -> None:
     write_run(tmp_path, "tau_clock", "reacher", 0.05, protocol="paper", place="protocol=paper")
-    assert tau_clock.draw(Runs(tmp_path, say=quiet)) == []
+    assert drawings("tau_clock", tmp_path) == []
     write_run(tmp_path, "tau_clock", "reacher", 0.04, protocol="accelerated", place="protocol=accelerated")
-    # nrc1 = 0.7 exp(-wd tau): 0.04 against 0.05 at tau 100 is 1/ln(10) decades
-    assert f"NRC1 {1 / math.log(10):+.3f} decades" in drawn(tau_clock.draw, tmp_path).caption
     write_run(tmp_path, "tau_clock", "reacher", 0.02, protocol="quick", place="protocol=quick")
-    drawing = drawn(tau_clock.draw, tmp_path)
-    assert (
-        f"quick: Reacher: train MSE {100 * (0.1 + 0.7 * math.exp(-2)) / 0.1047 - 100:+.0f}" in drawing.caption
-    )
+    drawing = drawn("tau_clock", tmp_path)
     table = drawing.table[drawing.table["metric"] == "nrc1"].set_index("series")["value"]
+    # nrc1 = 0.7 exp(-wd tau): 0.04 against 0.05 at tau 100 is 1/ln(10) decades
     for protocol, slower in (("accelerated", 0.01), ("quick", 0.03)):
         assert table[f"log10({protocol}/paper) at the end"] == pytest.approx(slower * 100 / math.log(10))
+    titles = [panel.get_title(loc="right") for panel in drawing.figure.axes]
+    assert titles[1] == f"end: {1 / math.log(10):+.3f}, {3 / math.log(10):+.3f} decades"
+    assert titles[0].endswith(f"{100 * (0.1 + 0.7 * math.exp(-2)) / (0.1 + 0.7 * math.exp(-5)) - 100:+.1f} %")
 
 
 def test_published_is_drawn_for_the_paper_sets_alone(tmp_path: Path) -> None:
     write_run(tmp_path, "prevalence-quick", "my_table", 0.05)
-    assert published.draw(Runs(tmp_path, say=quiet)) == []
+    assert drawings("published", tmp_path) == []
+    assert "published" not in set(drawn("prevalence", tmp_path).table["series"])
     write_run(tmp_path, "prevalence-quick", "hopper", 0.05, n=3)
-    assert set(drawn(published.draw, tmp_path).table["data"]) == {"hopper"}
+    assert set(drawn("published", tmp_path).table["data"]) == {"hopper"}
 
 
-def test_published_errors_are_drawn_where_their_weight_decay_is_near_ours(tmp_path: Path) -> None:
-    write_run(tmp_path, "prevalence-quick", "reacher", 1e-3)  # published: 1.5e-3
-    write_run(tmp_path, "prevalence-quick", "hopper", 1e-2, n=3)  # published: 9.5e-4
-    drawing = drawn(prevalence.draw, tmp_path)
-    grey = drawing.table[drawing.table["series"] == "published"]
-    assert set(grey["data"]) == {"reacher"} and set(grey["weight_decay"]) == {0.0015}
-    assert "(Reacher lambda 0.0015, one seed) on the paper's data, not ours;" in drawing.caption
-    assert "That of Hopper is not drawn: its lambda was 0.00095." in drawing.caption
+def test_published_curves_stand_beside_ours_up_to_our_tau_and_their_ends_at_the_edge(tmp_path: Path) -> None:
+    write_run(tmp_path, "prevalence-quick", "reacher", 1e-3)
+    drawing = drawn("prevalence", tmp_path)
+    theirs = reference.curve("prevalence_published", "reacher", "nrc1_raw")
+    table = drawing.table[drawing.table["metric"] == "nrc1_raw"]
+    grey = table[table["series"] == "published"]
+    assert grey["value"].tolist() == theirs[theirs["tau"] <= 100]["value"].tolist() and len(grey)
+    assert table[table["series"] == "published end"]["value"].tolist() == [theirs["value"].iloc[-1]]
+    assert set(table["weight_decay"]) == {0.0015}
+    assert any("published λ = 1.5×10⁻³,  λτ = 72" in text for text in words(drawing))
+    drawn_metrics = set(drawing.table[drawing.table["series"] == "published"]["metric"])
+    assert drawn_metrics == {"nrc1_raw", "nrc2_raw", "nrc3", "mse_train", "mse_test"}
 
 
-@pytest.mark.parametrize("kind", ["paper", "real"])
-def test_published_numbers_stand_beside_the_same_set_from_elsewhere(tmp_path: Path, kind: str) -> None:
-    write_run(tmp_path, "prevalence-quick", "swimmer-jat", 1e-2, kind=kind)
-    words = "the same data" if kind == "paper" else "the paper's data, not ours"
-    for draw in (prevalence.draw, published.draw, gamma.draw):
-        drawing = drawn(draw, tmp_path)
-        series = drawing.table[drawing.table["series"].str.startswith("published")]
-        assert set(series["data"]) == {"swimmer-jat"}, drawing.name
-        assert words in drawing.caption, drawing.name
-    write_run(tmp_path, "prevalence-quick", "table-swimmer", 1e-2, kind="real")
-    table = drawn(prevalence.draw, tmp_path, ["table-swimmer"]).table
-    assert "published" not in set(table["series"])
+def test_published_errors_are_drawn_in_the_same_units_alone(tmp_path: Path) -> None:
+    config = {"data": {"standardize": "xy"}}  # the paper's targets are as recorded
+    write_run(tmp_path, "prevalence-quick", "reacher", 1e-3, config=config)
+    table = drawn("prevalence", tmp_path).table
+    metrics = set(table[table["series"] == "published"]["metric"])
+    assert "nrc1_raw" in metrics and not metrics & {"mse_train", "mse_test"}
+
+
+def test_published_numbers_stand_beside_the_same_set_from_elsewhere(tmp_path: Path) -> None:
+    write_run(tmp_path, "prevalence-quick", "swimmer-jat", 1e-2, kind="real")
+    for name in ("prevalence", "published", "gamma"):
+        table = drawn(name, tmp_path).table
+        assert set(table[table["series"].str.startswith("published")]["data"]) == {"swimmer-jat"}, name
+    write_run(tmp_path / "other", "prevalence-quick", "table-swimmer", 1e-2, kind="real")
+    assert "published" not in set(drawn("prevalence", tmp_path / "other").table["series"])
+
+
+def test_titles_say_where_the_targets_lie_if_the_record_does(tmp_path: Path) -> None:
+    facts = {"one_sided": True, "mean_in_deviations": 4.04}
+    write_run(tmp_path, "prevalence-quick", "reacher", 0.05, facts=facts)
+    write_run(tmp_path, "prevalence-quick", "swimmer", 0.05)
+    titles = [text for text in words(drawn("prevalence", tmp_path)) if text]
+    assert "\ntargets one-sided, mean 4 deviations from 0\n" in titles[0]
+    assert "targets" not in titles[1]
 
 
 @pytest.fixture

@@ -1,72 +1,63 @@
 """The image sets' figures: their own files, stand-ins named, one target without NRC3, layers of a ResNet."""
 
-import json
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from run_tools import sealed
-from test_figures import write_run
+from test_figures import drawings, drawn, words, write_run
 
 from nrc.cli import config
-from nrc.figures import Runs, deep, draw_all
-from nrc.figures._command import command
-from nrc.figures._style import pretty
-from nrc.figures.prevalence import sets
-from nrc.runs.read import Run
+from nrc.figures import Drawing, Runs, figures
+from nrc.figures.selection import sets
+from nrc.figures.style import pretty
+from nrc.runs.read import Run, commands
+from nrc.training import RunSettings
 
 POINTS = ["layer1.0.conv1", "layer1.0.conv2", "layer4.1.conv2", "fc"]
 NET = {"kind": "ResNet", "depth": 18}
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawing]:
+    """All that is drawn of three sets of images, by name."""
     outputs = tmp_path_factory.mktemp("outputs")
-    for data, n, kind in (
-        ("carla_2d", 2, "stand-in"),
-        ("carla_1d", 1, "stand-in"),
-        ("utkface-faces", 1, "real"),
-    ):
+    sets = (("carla_2d", 2, "stand-in"), ("carla_1d", 1, "stand-in"), ("utkface-faces", 1, "real"))
+    for data, n, kind in sets:
         for wd in (0.0, 0.05):
             write_run(outputs, "images-quick", data, wd, n=n, kind=kind, names=POINTS, model=NET)
-    draw_all(outputs, "quick", say=lambda line: None)
-    return outputs / "figures"
+    names = ("prevalence", "evr", "sweep", "gamma", "deep")
+    return {drawing.name: drawing for name in names for drawing in drawings(name, outputs)}
 
 
-def test_stand_ins_and_real_images_are_drawn_apart(drawn: Path) -> None:
-    found = {file.stem for file in drawn.glob("*.png")}
+def data_of(drawing: Drawing, metric: str = "") -> set[str]:
+    table = drawing.table
+    return set(table[table.metric == metric].data if metric else table.data)
+
+
+def test_stand_ins_and_real_images_are_drawn_apart(found: dict[str, Drawing]) -> None:
     for kind in ("prevalence", "evr", "sweep"):
-        assert {f"{kind}_images", f"{kind}_images_real"} <= found
-        data = set(pd.read_csv(drawn / f"{kind}_images.csv").data)
-        assert data == {"carla_2d", "carla_1d"}
-        assert set(pd.read_csv(drawn / f"{kind}_images_real.csv").data) == {"utkface-faces"}
-    assert {"deep_carla_2d", "deep_carla_1d", "deep_utkface-faces"} <= found
+        assert data_of(found[f"{kind}_images"]) == {"carla_2d", "carla_1d"}
+        assert data_of(found[f"{kind}_images_real"]) == {"utkface-faces"}
+    assert {"deep_carla_2d", "deep_carla_1d", "deep_utkface-faces"} <= set(found)
 
 
-def test_one_target_has_no_nrc3_and_no_gamma(drawn: Path) -> None:
-    table = pd.read_csv(drawn / "prevalence_images.csv")
-    assert set(table[table.metric == "nrc3"].data) == {"carla_2d"}
-    assert set(pd.read_csv(drawn / "sweep_images.csv").query("metric == 'nrc3'").data) == {"carla_2d"}
-    assert set(pd.read_csv(drawn / "gamma_images.csv").data) == {"carla_2d"}
-    assert not (drawn / "gamma_images_real.png").exists()
+def test_one_target_has_no_nrc3_and_no_gamma(found: dict[str, Drawing]) -> None:
+    for name in ("prevalence_images", "sweep_images", "gamma_images"):
+        assert data_of(found[name], "nrc3") == {"carla_2d"}, name
+    assert "gamma_images_real" not in found
 
 
-def test_stand_ins_are_named_in_titles_captions_and_never_for_real_data(drawn: Path) -> None:
-    captions = json.loads((drawn / "captions.json").read_text())
-    for name in ("prevalence_images", "evr_images", "sweep_images", "gamma_images"):
-        assert "CARLA 2D (stand-in)" in captions[name]["caption"], name
-    assert "CARLA 2D (stand-in)" in captions["deep_carla_2d"]["title"]
-    for name in ("prevalence_images_real", "deep_utkface-faces"):
-        assert "stand-in" not in captions[name]["caption"] + captions[name]["title"]
+def test_stand_ins_are_named_in_titles_and_never_for_real_data(found: dict[str, Drawing]) -> None:
+    for drawing in found.values():
+        texts = "".join([*words(drawing), drawing.title])
+        stand_in = any(data.startswith("carla") for data in data_of(drawing))
+        assert ("(stand-in)" in texts) == stand_in, drawing.name
 
 
-def test_commands_run_the_experiment_that_made_the_runs(drawn: Path) -> None:
-    captions = json.loads((drawn / "captions.json").read_text())
-    assert captions["deep_carla_1d"]["commands"] == [
-        "python scripts/train.py -m experiment=images data=carla_1d protocol=quick"
+def test_commands_run_the_experiment_that_made_the_runs(found: dict[str, Drawing]) -> None:
+    assert commands(found["deep_carla_1d"].runs) == [
+        "python scripts/train.py -m experiment=images data=carla_1d protocol=quick optim.weight_decay=0.05,0 seed=0"
     ]
 
 
@@ -87,97 +78,44 @@ def test_commands_run_the_experiment_that_made_the_runs(drawn: Path) -> None:
         ["experiment=tau_clock", "data=hopper"],
     ],
 )  # fmt: skip
-def test_the_printed_command_makes_the_runs_again(tmp_path: Path, given: list[str]) -> None:
+def test_the_printed_command_makes_the_runs_again(given: list[str]) -> None:
     """Through a shell's and Hydra's reading of it, whatever characters a path has."""
     made = config.members_of(given)
-    runs = []
-    for number, member in enumerate(made):
-        settings = member.settings.as_dict()
-        known = {"name": member.settings.data.data_name}  # type: ignore[attr-defined]
-        info = {"identity": settings | {"data": known}}
-        saved = settings | {"given": member.settings.given()}
-        (tmp_path / f"{number}").mkdir()
-        (tmp_path / f"{number}" / "config.yaml").write_text(yaml.safe_dump(saved))
-        runs.append(Run(tmp_path / f"{number}", info, pd.DataFrame()))
-    experiment = given[0].removeprefix("experiment=")
-    words = shlex.split(command(experiment, runs))
-    assert words[:3] == ["python", "scripts/train.py", "-m"]
-    again = {m.directory: m.settings for m in config.members_of(words[3:])}
+    runs = [Run(m.directory, m.settings.purpose(), pd.DataFrame()) for m in made]
+    again: dict[Path, RunSettings] = {}
+    for line in commands(runs):
+        typed = shlex.split(line)
+        assert typed[:2] == ["python", "scripts/train.py"]
+        again |= {m.directory: m.settings for m in config.members_of([w for w in typed[2:] if w != "-m"])}
     assert again == {m.directory: m.settings for m in made}
-    if len(given) == 2:
-        assert len(words) <= 6, "what the experiment's file says is not said again"
+    (alone,) = config.members_of(shlex.split(runs[0].command)[2:])
+    assert alone.settings == made[0].settings
 
 
-def test_layers_are_named_as_in_the_network_and_published_curves_are_those_of_the_paper(drawn: Path) -> None:
-    table = pd.read_csv(drawn / "deep_carla_2d.csv")
+def test_layers_are_named_as_in_the_network_and_published_curves_are_those_of_the_paper(
+    found: dict[str, Drawing],
+) -> None:
+    table = found["deep_carla_2d"].table
     published = table[(table.series == "published") & (table.metric == "noise")]
     assert published.layer.max() == len(POINTS)  # cut to the layers that are there; 17 in the file
     main = table[(table.series == "headline") & (table.metric == "noise")]
     assert sorted(main.layer.unique()) == [1, 2, 3, 4]
-    assert (
-        "input channels, averaged over the image"
-        in json.loads((drawn / "captions.json").read_text())["deep_carla_2d"]["caption"]
-    )
 
 
-def test_captions_say_how_the_published_runs_differ(tmp_path: Path) -> None:
-    """Nothing is called the same recipe that is not, and no error is drawn beside one in other units."""
-
-    def deep_run(data: str, describe: str, tau: float, **settings: object) -> tuple[str, pd.DataFrame]:
-        kind = "stand-in" if settings.get("kind") == "Carla" and not settings.get("path") else "real"
-        place = write_run(
-            tmp_path,
-            "images-quick",
-            data,
-            0.005,
-            kind=kind,
-            names=POINTS,
-            model=NET,
-            config={"data": settings},
-        )
-        info = json.loads((place / "run.json").read_text())
-        info["data"]["describe"], info["tau"] = describe, tau
-        (place / "run.json").write_text(json.dumps(info))
-        (drawing,) = (d for d in deep.draw(Runs(tmp_path)) if d.runs[0].data == data)
-        return drawing.caption, drawing.table[drawing.table.series == "published"]
-
-    carla = {"kind": "Carla", "name": None, "targets": ["speed", "steer"], "size": None}
-    caption, table = deep_run(
-        "carla_2d", "x: 960 train and 240 test rows, images 24 x 56", 40.0, **carla, scale_targets="standard"
-    )
-    assert (
-        "There / here: tau 2,898 / 40, train rows 40,000 / 960, images 88 x 200 / 24 x 56, targets in [0, 1] / of "
-        "deviation 1, drawn images instead of real ones; its linear prediction MSE is in other units and not drawn."
-    ) in caption
-    assert "linear_mse" not in set(table.metric) and {"noise", "cka"} <= set(table.metric)
-    caption, table = deep_run(
-        "carla_2d-drive", "x: 40000 train rows, images 88 x 200", 2900.0, **carla, path="drive.tar", scale_targets="minmax"
-    )  # fmt: skip
-    assert caption.endswith("There / here: other rows.") and "linear_mse" in set(table.metric)
-    assert "recipe" not in caption
-
-
-def test_a_lost_direction_is_said(tmp_path: Path) -> None:
-    for wd in (0.3, 0.0):
-        place = write_run(tmp_path, "images-quick", "carla_2d", wd, kind="stand-in", names=POINTS, model=NET)
-        if wd:
-            arrays = dict(np.load(place / "snapshots.npz"))
-            arrays["weight_end"] = np.outer([1.0, 0.01], np.ones(8)) + np.outer([0.0, 0.09], np.eye(8)[0])
-            np.savez(place / "snapshots.npz", **arrays)
-            sealed(place)
-    draw_all(tmp_path, "quick", say=lambda line: None)
-    captions = json.loads((tmp_path / "figures/captions.json").read_text())
-    for name in ("prevalence_images", "sweep_images", "gamma_images", "deep_carla_2d"):
-        assert captions[name]["caption"].count("only 1 of 2 target directions left") == 1, name
-    assert "There / here: CARLA 2D (stand-in) " in captions["gamma_images"]["caption"]
+@pytest.mark.parametrize(("scale", "same"), [("standard", False), ("minmax", True)])
+def test_no_error_is_drawn_beside_one_in_other_units(tmp_path: Path, scale: str, same: bool) -> None:
+    config = {"data": {"kind": "Carla", "scale_targets": scale}}
+    write_run(tmp_path, "images-quick", "carla_2d", 0.005, names=POINTS, model=NET, config=config)
+    table = drawn("deep", tmp_path).table
+    metrics = set(table[table.series == "published"].metric)
+    assert ("linear_mse" in metrics) == same and {"noise", "cka"} <= metrics
 
 
 def test_own_recipe_wins_over_the_prevalence_runs(tmp_path: Path) -> None:
     for folder in ("images-paper", "deep-paper"):
         write_run(tmp_path, folder, "carla_2d", 0.05, protocol="paper", names=POINTS, model=NET, kind="real")
-    drawings = deep.draw(Runs(tmp_path, "paper"))
-    assert [d.name for d in drawings] == ["deep_carla_2d"]
-    assert "experiment=deep_carla_2d" in drawings[0].commands[0]
+    (drawing,) = figures()["deep"].drawings(Runs(tmp_path, "paper"))
+    assert drawing.name == "deep_carla_2d" and drawing.runs[0].experiment == "deep"
 
 
 def test_names() -> None:
@@ -186,9 +124,9 @@ def test_names() -> None:
     )  # fmt: skip
 
 
-def test_headline_of_a_set_from_a_file_is_that_of_its_recipe(tmp_path: Path) -> None:
-    for wd in (0.05, 0.5):
-        write_run(tmp_path, "images-quick", "utkface-faces", wd, n=1, kind="real", names=POINTS, model=NET)
-    runs = Runs(tmp_path, "quick", {"images": {"utkface": 0.05}})
-    assert {run.weight_decay for run in runs.headline("images", "utkface-faces")} == {0.05}
+def test_sets_from_files_are_apart(tmp_path: Path) -> None:
+    write_run(tmp_path, "images-quick", "utkface-faces", 0.05, n=1, kind="real", names=POINTS, model=NET)
+    runs = Runs(tmp_path, "quick")
+    (run,) = runs.headline("images", "utkface-faces")
+    assert (run.data, run.dataset, run.variant) == ("utkface-faces", "utkface", {"file": "faces"})
     assert list(sets(runs, "images_real")) == ["utkface-faces"] and sets(runs, "images") == {}

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from run_tools import data_facts, purpose
 
 from nrc.data import LowRank
 from nrc.errors import UserError
-from nrc.figures import Drawing, Runs, draw_all, sgemm
-from nrc.figures._reference import curve
-from nrc.figures._style import style
-from nrc.figures.sgemm_table import METRICS, compare, first_collapsed, first_quiet, markdown, tolerance
+from nrc.figures import Drawing, Runs, draw, figures
+from nrc.figures.reference import curve
+from nrc.figures.sgemm import TABLE, compare, tolerance
 from nrc.models import MLP
 from nrc.runs.directory import RunDirectory, read_run
 from nrc.training import Measure, Optim, Protocol, RunSettings, fit
 
+METRICS = [panel.metric for panel in TABLE]
 EXTRA = (
     "cka_null",
     "feature_weight_alignment_null",
@@ -40,7 +41,10 @@ def write_run(
         "seed": 0,
     }
     run = RunDirectory.open(path, identity)
-    run.start({}, {}, {"sha256": "0" * 64, "kind": "paper", "describe": ""})
+    role = "control" if wd == 0 else ("headline" if wd == 1e-3 else "sweep")
+    run.start(
+        {}, {}, data_facts("sgemm", "paper", 1), purpose(path.parts[-4], "sgemm", wd, protocol, role=role)
+    )
     rows = [(1.0, 1, 10.0, "train", "model", "mse", 0.0015)]
     for metric in METRICS:
         for row in curve("deep_published", "sgemm", metric).itertuples():
@@ -52,9 +56,9 @@ def write_run(
     run.end("finished", "done", steps=1, tau=10.0, seconds=1.0, undefined={})
 
 
-def drawings(outputs: Path) -> list[Drawing]:
-    with style():
-        return sgemm.draw(Runs(outputs, say=lambda _: None))
+def drawn(name: str, outputs: Path) -> Drawing:
+    (drawing,) = figures()[name].drawings(Runs(outputs))
+    return drawing
 
 
 def test_tolerance_is_the_wider_of_the_two() -> None:
@@ -68,25 +72,12 @@ def test_table_says_within_for_the_published_values_and_not_for_others(tmp_path:
     assert len(table) == 8 * len(METRICS) and int(table["asked"].sum()) == 5 * len(METRICS)
     wrong = table[~table["within"]]
     assert set(zip(wrong["metric"], wrong["layer"], strict=True)) == {("cka", 3), ("cka", 7)}
-    text = markdown(table, run)
-    assert "19 of 20 of figure 7 and 15 of 15 of figure 3 are" in text
-    assert "**0.354 / 0.417**" in text and "**0.0590" not in text
 
 
-def test_first_collapsed_layer_of_the_published_values() -> None:
-    """Our rule on the paper's own numbers: at r = 4 alignment never reaches 0.9, at r = 1 fc7 is the first."""
-    rows = pd.concat([curve("deep_published", "sgemm", metric) for metric in METRICS])
-    assert first_collapsed(rows, "value", 0.0015, 4) is None
-    assert first_collapsed(rows, "value", 0.0015, 1) == 7
-    assert (first_quiet(rows, "value", 4), first_quiet(rows, "value", 1)) == (4, 7)
-
-
-def test_figures_and_table_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nrc.figures.FIGURES", [sgemm.draw])
+def test_figures_and_table_are_written(tmp_path: Path) -> None:
     write_run(tmp_path, "sgemm", 1e-3, {("linear_mse", 2): 0.3})
-    files = {path.name for path in draw_all(tmp_path, say=lambda _: None)}
-    assert {"sgemm.png", "sgemm.csv", "sgemm_table.csv", "sgemm_table.md"} <= files
-    assert "linear_mse at fc2 (0.3 against 0.14)" in (tmp_path / "figures" / "captions.md").read_text()
+    files = {path.name for path, _ in draw("sgemm", Runs(tmp_path))}
+    assert files == {"sgemm.png", "sgemm.pdf", "sgemm.csv", "sgemm_table.csv"}
     assert len(pd.read_csv(tmp_path / "figures" / "sgemm_table.csv")) == 8 * len(METRICS)
 
 
@@ -94,66 +85,34 @@ def test_what_is_drawn_is_what_was_measured(tmp_path: Path) -> None:
     write_run(tmp_path, "sgemm", 1e-3, {("noise_r1", 2): 0.77})
     for wd in (0.0, 1e-4, 1e-3):
         write_run(tmp_path, "sgemm_decay", wd)
-    main, decay = drawings(tmp_path)
+    main, decay = drawn("sgemm", tmp_path), drawn("sgemm_decay", tmp_path)
     table = main.table[(main.table["metric"] == "noise_r1") & (main.table["layer"] == 2)]
     assert table.set_index("series")["value"].to_dict() == {"headline": 0.77, "published": 0.8647}
-    assert (
-        "lambda 0.0001 (budget 0.001, factor 1)" in decay.caption and "lambda 0 (budget 0, " in decay.caption
-    )
     assert set(decay.table["weight_decay"]) == {0.0, 1e-4, 1e-3}
 
 
 def test_whatever_protocol_was_run_is_drawn_and_named(tmp_path: Path) -> None:
-    """Too long for the quick protocol: without such runs those of another are taken, and commands and captions say so."""
+    """Too long for the quick protocol: without such runs those of another are taken, and the figure says so."""
     for wd in (0.0, 1e-3):
         write_run(tmp_path, "sgemm_decay", wd, protocol="accelerated")
     write_run(tmp_path, "sgemm", 1e-3, protocol="accelerated")
-    main, decay = drawings(tmp_path)
-    for drawing in (main, decay):
-        assert drawing.caption.startswith("Accelerated protocol") and "README" not in drawing.caption
-        assert "protocol=accelerated" in drawing.commands[0]
-    assert "accelerated protocol" in main.figure._suptitle.get_text()  # type: ignore[attr-defined]
+    for name in ("sgemm", "sgemm_decay"):
+        assert drawn(name, tmp_path).figure.texts[-1].get_text().startswith("accelerated protocol")
     write_run(tmp_path, "sgemm", 1e-3)
-    quick = drawings(tmp_path)[0]
-    assert (
-        quick.caption.startswith("Quick protocol")
-        and "the README is of protocol=accelerated" in quick.caption
-    )
-    assert "protocol=quick" in quick.commands[0]
-
-
-def test_the_table_says_where_collapse_begins_and_what_the_decay_does(tmp_path: Path) -> None:
-    write_run(tmp_path, "sgemm", 1e-3)
-    for wd in (0.0, 1e-4, 1e-3):
-        write_run(tmp_path, "sgemm_decay", wd, {("noise", 3): 0.123} if wd == 1e-4 else {})
-    main, decay = drawings(tmp_path)
-    text = main.extras["sgemm_table.md"]
-    assert "r = 4: none measured, none published; r = 1: fc7 measured, fc7 published" in text
-    assert "stands at fc5" in text and "never exceeds 0.88" in text and "**Quick protocol**" in text
-    assert "The table in the README is of the accelerated protocol." in text
-    row = next(line for line in text.splitlines() if line.startswith("| noise, r = 4 | 0.0001 | 0.001 |"))
-    assert row.split(" | ")[5] == "0.123"
-    assert (
-        text.count("| stable rank of W |") == 3 and "Train MSE at the end, by lambda: 0.001: 0.0015" in text
-    )
-    assert decay.extras == {}
-    # the ablation is written even where it was run alone
-    alone = tmp_path / "alone"
-    for wd in (0.0, 1e-3):
-        write_run(alone, "sgemm_decay", wd)
-    assert "Weight-decay ablation" in drawings(alone)[0].extras["sgemm_table.md"]
+    assert "quick protocol" in drawn("sgemm", tmp_path).figure._suptitle.get_text()  # type: ignore[attr-defined]
 
 
 def test_nothing_to_draw_without_runs(tmp_path: Path) -> None:
-    assert drawings(tmp_path) == []
+    runs = Runs(tmp_path)
+    assert figures()["sgemm"].drawings(runs) == figures()["sgemm_decay"].drawings(runs) == []
 
 
 def fitted(place: Path, ranks: list[int]) -> RunSettings:
     settings = RunSettings(
-        LowRank(t=3, r=3, d=6, n=60), MLP(num_layers=3, width=8), Optim(lr=0.05), Protocol(epochs=1),
+        LowRank(t=3, r=3, d=6, n=60, min_ratio=0.01), MLP(num_layers=3, width=8), Optim(lr=0.05), Protocol(epochs=1),
         Measure(log_spaced=0, evenly=0, ranks=ranks),
     )  # fmt: skip
-    fit(settings, place, say=lambda _: None)
+    fit(settings, place)
     return settings
 
 
@@ -165,10 +124,6 @@ def test_ranks_add_rows_for_other_numbers_of_directions(tmp_path: Path) -> None:
         value = rows.set_index("metric")["value"]
         assert value["noise_r1"] == pytest.approx(1 - value["evr_1"], abs=1e-12)
         assert value["noise_r1"] > value["noise"] and value["feature_weight_alignment_k_r1"] == 1
-
-
-def test_without_ranks_the_settings_read_as_before(tmp_path: Path) -> None:
-    assert "ranks" not in fitted(tmp_path, []).as_dict()["measure"]
 
 
 def test_ranks_out_of_range(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Training on images: from a memory map, cut and continued, measured layer by layer, and refused in one line."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,6 @@ class Noise:
 
     folder: str
     train: int = 40
-    resident: str = "auto"
     kind: str = "synthetic"
     left_out: tuple[str, ...] = ()
 
@@ -63,15 +63,11 @@ def settings(folder: Path, **changes: object) -> RunSettings:
     return RunSettings(**(values | changes))  # type: ignore[arg-type]
 
 
-def quiet(*_: object) -> None:
-    pass
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     measure = Measure(log_spaced=0, evenly=2, layers="all")
-    assert fit(settings(folder, measure=measure), folder / "run", say=quiet) == "finished"
+    assert fit(settings(folder, measure=measure), folder / "run") == "finished"
     return folder
 
 
@@ -104,7 +100,7 @@ def test_recorded_errors_are_the_networks_own_with_running_statistics(run: Path)
 def test_a_cut_run_continues_bitwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights, running statistics, momentum and the order of the batches all come back."""
     whole = settings(tmp_path)
-    fit(whole, tmp_path / "whole", say=quiet)
+    fit(whole, tmp_path / "whole")
     import nrc.training.run as module
 
     real = module.train_steps
@@ -117,29 +113,30 @@ def test_a_cut_run_continues_bitwise(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(module, "train_steps", cut)
     with pytest.raises(KeyboardInterrupt):
-        fit(whole, tmp_path / "cut", say=quiet, checkpoint_seconds=0)
+        fit(whole, tmp_path / "cut", checkpoint_seconds=0)
     monkeypatch.setattr(module, "train_steps", real)
-    assert fit(whole, tmp_path / "cut", say=quiet) == "finished"
+    assert fit(whole, tmp_path / "cut") == "finished"
     assert (tmp_path / "cut/metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
     a, b = (torch.load(tmp_path / d / "checkpoint.pt", weights_only=True)["model"] for d in ("whole", "cut"))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_the_end_says_how_fast_it_was_and_that_the_images_are_a_stand_in(tmp_path: Path) -> None:
-    said: list[str] = []
-    fit(settings(tmp_path, data=Noise(str(tmp_path), kind="stand-in")), tmp_path / "run", say=said.append)
+def test_the_end_says_how_fast_it_was_and_that_the_images_are_a_stand_in(
+    tmp_path: Path, said: Callable[[], list[str]]
+) -> None:
+    fit(settings(tmp_path, data=Noise(str(tmp_path), kind="stand-in")), tmp_path / "run")
     info, _ = read_run(tmp_path / "run")
-    assert info["images_per_second"] > 0 and f"{info['images_per_second']:.0f} images/s" in said[-1]
+    assert info["images_per_second"] > 0 and f"{info['images_per_second']:.0f} images/s" in said()[-1]
     # 2 epochs of 40 images, in less time than the whole run
     assert info["images_per_second"] > 80 / info["seconds"]
-    assert "on stand-in data; NRC1" in said[-1] and "finished in" in said[-1]
-    fit(settings(tmp_path), tmp_path / "other", say=said.append)
-    assert "stand-in" not in said[-1]
+    assert "on stand-in data; NRC1" in said()[-1] and "finished in" in said()[-1]
+    fit(settings(tmp_path), tmp_path / "other")
+    assert "stand-in" not in said()[-1]
 
 
 def test_files_left_out_are_all_in_the_record(tmp_path: Path) -> None:
     names = [f"{i}.jpg (cut short)" for i in range(9)]
-    fit(settings(tmp_path, data=Noise(str(tmp_path), left_out=tuple(names))), tmp_path / "run", say=quiet)
+    fit(settings(tmp_path, data=Noise(str(tmp_path), left_out=tuple(names))), tmp_path / "run")
     assert read_run(tmp_path / "run")[0]["data"]["left_out"] == names
 
 
@@ -179,8 +176,14 @@ def test_where_images_go(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not placement._goes_to_device(1, "cuda", "stream") and not placement._goes_to_device(
         1, "cpu", "auto"
     )
-    with pytest.raises(UserError, match=r"use data\.resident=stream"):
+    with pytest.raises(UserError, match=r"use resident=stream"):
         placement._goes_to_device(501, "cuda", "device")
+
+
+def test_another_word_for_where_images_go_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="resident is 'gpu'; choose auto, device, stream"):
+        fit(settings(tmp_path), tmp_path / "run", resident="gpu")
+    assert not list(tmp_path.iterdir())
 
 
 def test_batches_read_all_rows_or_the_chosen_ones_in_order() -> None:
@@ -200,7 +203,7 @@ def test_batches_read_all_rows_or_the_chosen_ones_in_order() -> None:
 )
 def test_what_cannot_work_is_refused_before_training(tmp_path: Path, changes: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        fit(settings(tmp_path, **changes), tmp_path / "run", say=quiet)
+        fit(settings(tmp_path, **changes), tmp_path / "run")
     assert not (tmp_path / "run/metrics.csv").exists()
 
 
@@ -208,13 +211,13 @@ def test_a_table_given_to_a_resnet(tmp_path: Path) -> None:
     from nrc.data import LowRank
 
     with pytest.raises(UserError, match="holds a table, but this model takes images"):
-        fit(settings(tmp_path, data=LowRank(t=2, r=2, d=5, n=50)), tmp_path / "run", say=quiet)
+        fit(settings(tmp_path, data=LowRank(t=2, r=2, d=5, n=50)), tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_positions_are_another_measurement(run: Path, tmp_path: Path) -> None:
     measure = Measure(log_spaced=0, evenly=0, positions="all", samples=20)
-    fit(settings(run, measure=measure, protocol=Protocol(epochs=1)), tmp_path / "run", say=quiet)
+    fit(settings(run, measure=measure, protocol=Protocol(epochs=1)), tmp_path / "run")
     _, every = read_run(tmp_path / "run")
     _, pooled = read_run(run / "run")
 

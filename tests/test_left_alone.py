@@ -139,3 +139,31 @@ def test_torchs_default_device_does_not_matter(elsewhere):
     for one, other in zip((*expected[0].values(), expected[1]), (*found[0].values(), found[1]), strict=True):
         assert one == pytest.approx(other, nan_ok=True, rel=0, abs=0)
     assert nrc.metrics.linalg.fixed_normal(20, 8, 2).device.type == "cpu"
+
+
+class InPlace(nn.Module):
+    """A network whose first steps write into its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor, again: torch.Tensor | None = None) -> torch.Tensor:
+        assert again is None or again is x  # what was given twice is still one
+        x -= x.mean(0)
+        return self.head(nn.functional.relu(x, inplace=True))
+
+
+@pytest.mark.parametrize("make", ["tensor", "array", "read-only array", "read-only map", "twice", "dict"])
+def test_a_network_that_begins_in_place_changes_nothing_of_the_users(make, tmp_path):
+    values = np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
+    y = torch.randn(50, 2)
+    held = torch.from_numpy(values.copy()) if make in ("tensor", "twice", "dict") else values.copy()
+    if make == "read-only map":
+        np.save(tmp_path / "x.npy", values)
+        held = np.load(tmp_path / "x.npy", mmap_mode="r")
+    elif make == "read-only array":
+        held.setflags(write=False)
+    inputs = (held, held) if make == "twice" else {"x": held} if make == "dict" else held
+    nrc.collect(InPlace(), [(inputs, y), (inputs, y)])
+    assert np.array_equal(np.asarray(held), values)

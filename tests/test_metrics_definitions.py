@@ -27,6 +27,7 @@ SCALE_FREE = [
         "stable_rank_features",
     ),
     *("stable_rank_covariance", "feature_weight_alignment", "feature_target_alignment", "mean_share"),
+    *("effective_rank", "participation_ratio", "rankme", "offset"),
     *("feature_target_alignment_features", "feature_target_alignment_null", "linear_mse", "feature_rank"),
     *(f"evr_{k}" for k in range(1, 6)),
 ]
@@ -147,7 +148,8 @@ def nan_names(result):
 
 ALIVE_WHEN_VANISHED = {
     *("mse", "r2", "noise_abs", "stable_rank_weights", "linear_mse", "linear_mse_uncentred"),
-    *("feature_rank", "weight_rank", "weight_rcond", "mean_share", "feature_rms", "signal_share"),
+    *("feature_rank", "weight_rank", "weight_rcond", "mean_share", "feature_norm", "signal_share"),
+    *("weight_norm", "offset"),
 }
 
 
@@ -155,8 +157,9 @@ ALIVE_WHEN_VANISHED = {
 def test_vanished_features_are_reported_by_name(scale):
     h, y, w, b = problem()
     result = measure_with_reasons(h * scale, y, w, bias=b)
-    assert nan_names(result) - {"mean_share"} == set(METRICS) - ALIVE_WHEN_VANISHED
-    assert all(reason.startswith("features vanished") for reason in result.undefined.values())
+    assert nan_names(result) - {"mean_share", "offset"} == set(METRICS) - ALIVE_WHEN_VANISHED
+    others = {"balancedness", "offset"}  # the first for want of a second weight, the second where all is 0
+    assert all(why.startswith("features vanished") for m, why in result.undefined.items() if m not in others)
     assert result["mse"] == pytest.approx(np.mean((y - b) ** 2))
     if scale == 0:
         assert result["linear_mse"] == pytest.approx(y.var(0).mean())
@@ -236,6 +239,8 @@ def test_a_weight_of_another_width_leaves_the_prediction_undefined():
         "nrc3_gamma",
         "noise_alignment",
         "signal_share",
+        "offset",
+        "balancedness",
     }
     assert nan_names(measure_with_reasons(h, y)) >= {"mse", "weight_rank", "weight_rcond"}
 

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,10 +41,54 @@ def test_a_command_is_the_script(tmp_path: Path) -> None:
     assert result.returncode == 2 and result.stderr.startswith("error: optim.lr is -1"), result.stderr
 
 
+CORE = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Nothing(MetaPathFinder):
+    # torch and numpy, and what torch itself asks for
+    known = {*sys.stdlib_module_names, "nrc", "numpy", "torch", "typing_extensions", "sympy", "mpmath", "networkx",
+             "jinja2", "markupsafe", "filelock", "fsspec", "torchgen", "functorch"}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in self.known:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Nothing())
+import numpy as np, torch, nrc
+x, y = np.random.default_rng(0).normal(size=(50, 3)), np.ones((50, 2))
+y[:, 0] = x[:, 1]; y[:, 1] = x[:, 2]
+model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+assert nrc.measure(x, y, np.eye(3)[1:])["nrc1"] >= 0
+batches = [(torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32))]
+assert list(nrc.collect(model, batches)) == list(nrc.CollapseMonitor(model).measure(batches)) == ["0", "2"]
+nrc.Moments, nrc.metrics, nrc.errors
+"""
+
+
+def test_the_library_needs_torch_and_numpy_alone() -> None:
+    assert [re.split("[>=<]", name)[0] for name in PROJECT["project"]["dependencies"]] == ["torch", "numpy"]
+    result = subprocess.run(
+        [sys.executable, "-c", CORE], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPO)}
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_command_without_its_extra_names_it_in_one_line(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['hydra'] = None; from nrc.cli.early import train; train()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr == "error: hydra is not installed; pip install 'nrc[reproduce]' brings it\n"
+
+
 def test_without_the_embedded_data_one_line_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nrc.data import Mujoco, _sources
+    from nrc.data import Mujoco
+    from nrc.data.mujoco import sources as _sources
 
     monkeypatch.setattr(_sources, "EMBEDDED", tmp_path / "data" / "minari")
     with pytest.raises(nrc.errors.UserError, match=r"no expert set .* set data.root"):
@@ -53,7 +98,8 @@ def test_without_the_embedded_data_one_line_says_what_to_do(
 def test_every_package_is_in_the_wheel() -> None:
     found = {".".join(file.parent.relative_to(REPO).parts) for file in REPO.glob("nrc/**/__init__.py")}
     listed = PROJECT["tool"]["setuptools"]["packages"]
-    assert {name for name in listed if "_project" not in name} == found
+    assert {name for name in listed if name.split(".")[0] == "nrc" and "_project" not in name} == found
+    assert "hydra_plugins" in listed
 
 
 def test_the_package_is_typed_and_has_one_version() -> None:
@@ -104,7 +150,8 @@ def test_the_wheel_carries_configuration_data_and_types(wheel: Path) -> None:
         if file.is_file() and "__pycache__" not in file.parts:
             assert file.relative_to(REPO).as_posix() in inside
     top = {name.split("/")[0] for name in inside}
-    assert top == {"nrc", f"nrc-{nrc.__version__}.dist-info"}
+    assert top == {"nrc", "hydra_plugins", f"nrc-{nrc.__version__}.dist-info"}
+    assert "hydra_plugins/nrc_launcher.py" in inside and "hydra_plugins/__init__.py" not in inside
 
 
 @pytest.mark.slow
@@ -136,7 +183,7 @@ def test_the_examples_run_in_a_clean_environment_outside_the_repository(wheel: P
         reached = clean("-m", "pip", "install", "--dry-run", "--no-deps", "omegaconf")
         if reached.returncode:
             pytest.skip(f"pip reaches no index: {reached.stderr.strip().splitlines()[-1]}")
-        made = clean("-m", "pip", "install", "--quiet", *pinned, f"{wheel}[examples]")
+        made = clean("-m", "pip", "install", "--quiet", *pinned, f"{wheel}[examples,reproduce]")
         assert made.returncode == 0, made.stderr
         where = clean("-c", "import nrc; print(nrc.__file__)")
         assert Path(where.stdout.strip()).is_relative_to(place / "venv"), where

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from report_runs import home, toy, train
 
 from nrc.errors import UserError
-from nrc.figures import Runs
-from nrc.report import animation, explorer, published
+from nrc.figures import Runs, animation, geometry
+from nrc.report import explorer, published
 from nrc.report.findings import NOT_RUN, summary
 from nrc.report.html import embedded_json, write_report
 from nrc.report.literature import published_tau
@@ -54,35 +54,33 @@ def test_claims_with_mistakes_are_refused(tmp_path: Path, change: dict, message:
 
 
 def test_absent_runs_are_called_not_run(tmp_path: Path) -> None:
-    rows = scorecard(Runs(tmp_path, say=lambda line: None))
+    rows = scorecard(Runs(tmp_path))
     assert rows and {row.verdict for row in rows} == {NOT_RUN}
     assert len(as_table(rows)) == len(rows) and "not run" in as_text(rows)
 
 
 def test_image_sets_are_on_the_scorecard_and_a_set_from_elsewhere_takes_its_place(tmp_path: Path) -> None:
-    rows = scorecard(Runs(tmp_path, say=lambda line: None))
+    rows = scorecard(Runs(tmp_path))
     asked = {(row.claim.id, row.experiment, row.data) for row in rows}
     for data in ("carla_2d", "carla_1d", "utkface"):
         for claim in ("nrc1", "nrc2", "nrc3", "evr", "gamma", "decay", "noise", "alignment", "depth"):
             assert (claim, "images", data) in asked
     assert not any(d in HOMES["images"] for _, e, d in asked if e != "images")
     train(tmp_path, "deep", 0.05, name="reacher-jat")
-    noise = [r for r in scorecard(Runs(tmp_path, say=lambda line: None)) if r.claim.id == "noise"]
+    noise = [r for r in scorecard(Runs(tmp_path)) if r.claim.id == "noise"]
     assert [r.data for r in noise if r.experiment == "deep"] == ["swimmer", "hopper", "reacher-jat"]
 
 
 def test_a_row_names_a_stand_in_one_run_and_the_share_of_the_published_length(tmp_path: Path) -> None:
     train(tmp_path, "images", 0.05, name="carla_2d", kind="stand-in")
-    rows = [r for r in scorecard(Runs(tmp_path, say=lambda line: None)) if r.data == "carla_2d"]
+    rows = [r for r in scorecard(Runs(tmp_path)) if r.data == "carla_2d"]
     assert {r.setting for r in rows if r.runs} == {"CARLA 2D (stand-in), ResNet"}
     row = next(r for r in rows if r.claim.id == "nrc1")
     assert row.scale.endswith("1 run") and "after 9.71 % of the published tau" in row.facts  # 60 of 618
-    write_report(tmp_path, say=lambda line: None)
+    write_report(tmp_path)
     page = (tmp_path / "report" / "index.html").read_text()
     assert "CARLA 2D (stand\u2011in), ResNet" in page
-    assert explorer.data(Runs(tmp_path, say=lambda line: None))["labels"]["images-quick"] == {
-        "carla_2d": "CARLA 2D (stand-in)"
-    }
+    assert explorer.data(Runs(tmp_path))["labels"]["images-quick"] == {"carla_2d": "CARLA 2D (stand-in)"}
 
 
 def test_published_tables_mark_no_error_that_any_network_would_reproduce() -> None:
@@ -143,7 +141,7 @@ def report_on_runs(folder: pytest.TempPathFactory) -> Path:
     train(outputs, "deep", 0.05)
     train(outputs, "animation", 0.05, frames=4)
     draw_something(outputs / "figures")
-    write_report(outputs, say=lambda line: None)
+    write_report(outputs)
     return outputs
 
 
@@ -241,7 +239,7 @@ def test_readable_without_scripts_and_by_keyboard(read: Reader) -> None:
 
 
 def test_explorer_holds_the_runs_own_numbers(outputs: Path) -> None:
-    found = explorer.data(Runs(outputs, say=lambda line: None))
+    found = explorer.data(Runs(outputs))
     assert set(found["experiments"]) == {"prevalence-quick", "deep-quick", "animation-quick"}
     curves = found["experiments"]["prevalence-quick"]["low_rank"]
     assert [(c["wd"], c["seed"]) for c in curves] == [(0.05, 0), (0.05, 1), (0.0, 0)]
@@ -259,13 +257,13 @@ def test_long_runs_are_thinned_with_both_ends_kept() -> None:
 
 
 def test_a_page_without_any_run(tmp_path: Path) -> None:
-    write_report(tmp_path / "empty", say=lambda line: None)
+    write_report(tmp_path / "empty")
     read = Reader((tmp_path / "empty" / "report" / "index.html").read_text())
     assert read.open == [] and "No figures yet" in read.words and "not run" in read.words
 
 
 def test_the_same_runs_give_the_same_page(outputs: Path, page: str, tmp_path: Path) -> None:
-    write_report(outputs, say=lambda line: None)
+    write_report(outputs)
     assert (outputs / "report" / "index.html").read_text() == page
 
 
@@ -285,9 +283,9 @@ def test_frames_survive_an_interruption(
     settings = toy(0.05, frames=4)
     monkeypatch.setattr(module, "train_steps", cut)
     with pytest.raises(KeyboardInterrupt):
-        fit(settings, tmp_path, say=lambda line: None, checkpoint_seconds=0)
+        fit(settings, tmp_path, checkpoint_seconds=0)
     monkeypatch.setattr(module, "train_steps", real)
-    assert fit(settings, tmp_path, say=lambda line: None) == "finished"
+    assert fit(settings, tmp_path) == "finished"
     with (
         np.load(tmp_path / "snapshots.npz") as ours,
         np.load(home(outputs, "animation", 0.05) / "snapshots.npz") as whole,
@@ -297,16 +295,17 @@ def test_frames_survive_an_interruption(
 
 
 def test_runs_without_frames_are_known_by_the_same_identity_as_before() -> None:
-    assert "frames" not in toy(0.0).as_dict()["measure"]
     assert toy(0.0, frames=4).as_dict()["measure"]["frames"] == 4
     with pytest.raises(UserError, match=r"measure\.frames is 1"):
         Measure(frames=1)
 
 
 def test_animation_ends_on_the_plane(outputs: Path) -> None:
-    run = animation.find(Runs(outputs, say=lambda line: None))
+    run = animation.find(Runs(outputs))
     assert run is not None and run.snapshots["frame_features"].shape == (4, 80, 8)
-    features, weights = animation._project(run.snapshots["frame_features"], run.snapshots["frame_weight"])
+    seen = geometry.unit(run.snapshots["frame_features"].astype(float))
+    axes = geometry.frame(run.snapshots["frame_features"][-1].astype(float), seen[0])
+    features, weights = seen @ axes, geometry.unit(run.snapshots["frame_weight"]) @ axes
     np.testing.assert_allclose(
         np.linalg.norm(features[-1][:, :2], axis=1) ** 2 + features[-1][:, 2] ** 2, 1, atol=0.35
     )
@@ -319,6 +318,6 @@ def test_animation_ends_on_the_plane(outputs: Path) -> None:
 
 def test_a_claim_on_unknown_data_is_added_when_its_runs_exist(outputs: Path) -> None:
     claim = Claim("x", "p", "t", "c.", "s", "nrc1", ["reacher"], {"prevalence": "gamma"})
-    rows = scorecard(Runs(outputs, say=lambda line: None), [claim])
+    rows = scorecard(Runs(outputs), [claim])
     assert [(row.data, row.verdict == NOT_RUN) for row in rows] == [("reacher", True), ("low_rank", False)]
     assert len(rows[1].finding.measured) == 2 and len(rows[1].runs) == 3

@@ -9,7 +9,7 @@ import pytest
 
 from nrc.check import check, read_expectations
 from nrc.cli import config, console, reproduce
-from nrc.cli.reproduce import EXPERIMENTS, QUICK_ONLY, parts, wanted
+from nrc.cli.reproduce import chosen, datasets, parts
 from nrc.data import LowRank
 from nrc.models import MLP, ResNet
 from nrc.training import Measure, Optim, Protocol, RunSettings
@@ -35,7 +35,7 @@ def test_a_pool_runs_all_skips_the_finished_and_survives_a_diverging_member(tmp_
 def test_runs_in_the_pool_equal_runs_alone(tmp_path: Path) -> None:
     from nrc.training import fit
 
-    fit(small(0), tmp_path / "alone", say=lambda line: None)
+    fit(small(0), tmp_path / "alone")
     run_all([Member(small(0), tmp_path / "pool")], workers=1)
     assert (tmp_path / "alone/metrics.csv").read_bytes() == (tmp_path / "pool/metrics.csv").read_bytes()
 
@@ -45,7 +45,7 @@ def members() -> list[Member]:
     """All runs of the reproduction."""
     return [
         member
-        for experiment, data in EXPERIMENTS + QUICK_ONLY
+        for experiment, data in chosen("all", "quick")
         for member in config.sweep_members(experiment, data, "quick", Path("outputs/none"))
     ]
 
@@ -59,10 +59,9 @@ def test_no_two_settings_share_a_directory(members: list[Member]) -> None:
 
 def test_every_expectation_speaks_of_runs_that_are_made(members: list[Member]) -> None:
     """A misspelt folder or weight decay would fail for ever, or never be looked at."""
-    planned = [member.directory for member in members]
-    headline = config.headlines(EXPERIMENTS + QUICK_ONLY, "quick")
+    planned = {member.directory: member.settings.role for member in members}
     seeds = {"prevalence": 3, "prevalence_linear": 3}
-    for verdict in check(planned, headline):
+    for verdict in check(planned):
         assert not verdict.holds and verdict.values == []  # nothing was run there
         e = verdict.expectation
         if e.weight_decay == "all":
@@ -144,6 +143,19 @@ def test_on_auto_the_mlps_stay_on_the_cores(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_group_covers_its_data_sets() -> None:
-    assert wanted("all", "hopper") and wanted("tables", "low_rank") and wanted("images", "utkface")
-    assert wanted("swimmer", "swimmer-mean3") and wanted("tables", "swimmer-mean3")
-    assert not wanted("tables", "carla_2d") and not wanted("reacher", "hopper")
+    covered = datasets()
+    assert covered["images"] == ["carla_2d", "carla_1d", "utkface"] and covered["swimmer"] == ["swimmer"]
+    assert sorted(covered["tables"]) == ["hopper", "low_rank", "reacher", "swimmer"]
+    assert set(covered["all"]) == {*covered["tables"], *covered["images"], "sgemm"}
+
+
+def test_the_reproduction_is_what_the_experiments_declare() -> None:
+    assert ("phase", "hopper") in chosen("all", "accelerated") and ("phase", "hopper") in chosen(
+        "tables", "quick"
+    )
+    assert not [name for name, _ in chosen("all", "paper") if name.startswith("phase")]
+    assert ("deep_utkface", "utkface") in chosen("images", "paper")
+    assert ("deep_utkface", "utkface") not in chosen("all", "quick")
+    assert ("sgemm", "sgemm") not in chosen("all", "quick")
+    assert chosen("sgemm", "quick", with_file=True) == [("sgemm", "sgemm"), ("sgemm_decay", "sgemm")]
+    assert {data for _, data in chosen("swimmer", "quick")} == {"swimmer"}

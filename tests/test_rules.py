@@ -10,7 +10,7 @@ from nrc.runs.read import Run
 from nrc.theory import ufm
 
 DEAD = np.diag([1.0, 0.05]) @ np.eye(2, 8)  # the second target direction is below a tenth of the first
-NRC = {"nrc1": 0.5, "nrc1_raw": 0.5, "nrc1_centred": 0.5, "feature_rms": 1.0, "mean_share": 0.1}
+NRC = {"nrc1": 0.5, "nrc1_raw": 0.5, "nrc1_centred": 0.5, "feature_norm": 1.0, "mean_share": 0.1}
 LOW = NRC | {"nrc1": 1e-6, "nrc1_centred": 1e-6}
 
 
@@ -73,7 +73,7 @@ def test_raw_features_are_judged_relative_to_their_size() -> None:
     """NRC1 of raw features has the unit of h^2: features ten times as long must not change the verdict."""
     verdicts = []
     for size in (1.0, 100.0):
-        end = NRC | {"nrc1_raw": 1e-3 * size**2, "feature_rms": size}
+        end = NRC | {"nrc1_raw": 1e-3 * size**2, "feature_norm": size}
         found = rules.nrc1(case(run_of(end, NRC)))
         verdicts.append(next(v.values[0] for v in found.views if "raw" in v.quantity))
     assert verdicts == pytest.approx([1e-3, 1e-3])
@@ -105,7 +105,7 @@ def test_nrc3_must_beat_a_random_weight() -> None:
 
 @pytest.mark.parametrize(("start", "verdict"), [(0.7, HOLDS), (0.97, FAILS)])
 def test_explained_variance_must_leave_the_start_behind(start: float, verdict: str) -> None:
-    share = {"evr_2": 0.0, "nrc1_raw": 0.5, "feature_rms": 1.0}
+    share = {"evr_2": 0.0, "nrc1_raw": 0.5, "feature_norm": 1.0}
     found = rules.evr(case(run_of(share | {"evr_1": 0.98}, share | {"evr_1": start})))
     assert found.verdict == verdict and found.beside["at the start"] == [start]
     assert [v.name for v in found.views] == ["as in the paper", "with the mean"]
@@ -170,8 +170,8 @@ def at_the_optimum(lam: float = 0.01, scale: float = 0.5) -> tuple[ufm.Optimum, 
         "features_end": features, "targets": y,
         "features_start": rng.random((256, 8)), "weight_start": rng.normal(size=(2, 8)),
     }  # fmt: skip
-    end = {"mse": best.mse, "feature_rms": rms, "nrc1": 1e-9, "nrc2": 1e-9}
-    start = {"mse": 2.5, "feature_rms": 1.0, "nrc1": 0.9, "nrc2": 0.9}
+    end = {"mse": best.mse, "feature_norm": rms, "nrc1": 1e-9, "nrc2": 1e-9}
+    start = {"mse": 2.5, "feature_norm": 1.0, "nrc1": 0.9, "nrc2": 0.9}
     run = run_of(end, start, weight=weight, snapshots=shots, optim={"loss_scale": scale})
     vars(run)["info"]["identity"]["optim"]["weight_decay"] = lam
     return best, run

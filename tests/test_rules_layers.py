@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from nrc.figures._reference import published
 from report_runs import case, run_of
 
-from nrc.figures._reference import published
 from nrc.report import deep_rules, depth_rules
 from nrc.report.findings import FAILS, HOLDS, NOT_YET, UNTESTABLE, Case, Finding, beats
 from nrc.report.layers import deep_mean

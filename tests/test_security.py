@@ -12,8 +12,9 @@ import torch
 from bad_files import Trap
 from command_line import in_process
 
-from nrc.data import Mujoco, _hub
-from nrc.data._hub import PINNED, pinned
+from nrc.data import Mujoco
+from nrc.data.mujoco import hub as _hub
+from nrc.data.mujoco.hub import PINNED, pinned
 from nrc.errors import UserError
 
 REPO = Path(__file__).resolve().parents[1]
@@ -29,7 +30,7 @@ SAID = {
     "np.load": ("allow_pickle", False),
     "numpy.load": ("allow_pickle", False),
 }
-MAY_FETCH = {"nrc/data/_hub.py"}  # the only file that may name the hub's client
+MAY_FETCH = {"nrc/data/mujoco/hub.py"}  # the only file that may name the hub's client
 
 
 def forbidden(source: str) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,34 +14,25 @@ from fault_tools import FORKS
 
 from nrc.data import LowRank
 from nrc.models import MLP
-from nrc.moments import Moments
-from nrc.runs.directory import read_info, read_run, write_json
-from nrc.training import Clock, Measure, Optim, Protocol, RunSettings, fit, measuring, stacked_measuring
+from nrc.runs.directory import read_info, read_run
+from nrc.training import Clock, Measure, Optim, Protocol, RunSettings, fit
+from nrc.training import stacked as module
 from nrc.training.loop import batch_order, train_steps
-from nrc.training.measuring import Measurer
 from nrc.training.members import Member, stacks
-from nrc.training.placement import Placed
 from nrc.training.pool import run_all
 from nrc.training.stacked import fit_stack
-from nrc.training.stacked_order import StackedOrder
-from nrc.training.stacked_step import StackedStepper
+from nrc.training.stacked_step import StackedStepper, stacked_order
 from nrc.training.steppers import HandStepper
 
-NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch sees no GPU")
 DECAYS = (1e-2, 0.0, 1e-3)
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 def settings(weight_decay: float = 1e-3, seed: int = 0, **changes: Any) -> RunSettings:
     """160 rows in batches of 48, the last of 16; 25 epochs of 4 steps."""
-    optim = Optim(lr=0.05, momentum=0.9, weight_decay=weight_decay, batch_size=48)
     values = dict(
         data=LowRank(t=2, r=2, d=5, n=200),
         model=MLP(num_layers=3, width=16),
-        optim=optim,
+        optim=Optim(lr=0.05, momentum=0.9, weight_decay=weight_decay, batch_size=48),
         protocol=Protocol(epochs=25),
         measure=Measure(log_spaced=4, evenly=4, frames=2),
         seed=seed,
@@ -58,7 +50,7 @@ def separately(members: list[Member], folder: Path) -> list[Path]:
     """The same members, run one by one in another folder."""
     places = [folder / member.directory.name for member in members]
     for member, place in zip(members, places, strict=True):
-        fit(member.settings, place, device="cpu", say=quiet)
+        fit(member.settings, place, device="cpu")
     return places
 
 
@@ -67,11 +59,10 @@ def same_run(ours: Path, theirs: Path, tolerance: float = 1e-5) -> None:
     (info, rows), (other_info, other_rows) = read_run(ours), read_run(theirs)
     labels = ["epoch", "step", "tau", "split", "layer", "metric"]
     assert rows[labels].equals(other_rows[labels])
-    assert rows.value.to_numpy() == pytest.approx(
-        other_rows.value.to_numpy(), rel=tolerance, abs=1e-9, nan_ok=True
-    )
+    expected = pytest.approx(other_rows.value.to_numpy(), rel=tolerance, abs=1e-9, nan_ok=True)
+    assert rows.value.to_numpy() == expected
     for one in (info, other_info):
-        del one["seconds"], one["environment"]["path"], one["reason"], one["results"]
+        del one["seconds"], one["reason"], one["environment"]["path"], one["environment"]["threads"]
     assert info == other_info
     a, b = (torch.load(place / "checkpoint.pt", weights_only=True) for place in (ours, theirs))
     assert a["step"] == b["step"]
@@ -83,7 +74,7 @@ def same_run(ours: Path, theirs: Path, tolerance: float = 1e-5) -> None:
 
 
 def outcomes(members: list[Member], **arguments: Any) -> list[str]:
-    found = fit_stack(members, **({"device": "cpu", "say": quiet} | arguments))
+    found = fit_stack(members, **({"device": "cpu"} | arguments))
     return [found[member.directory] for member in members]
 
 
@@ -92,15 +83,14 @@ def outcomes(members: list[Member], **arguments: Any) -> list[str]:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize(
-    ("bias", "activation"), [(True, "relu"), (False, "relu"), (True, "none"), (False, "none")]
+    ("bias", "activation", "decay_biases"),
+    [(True, "relu", True), (True, "none", False), (False, "relu", True), (False, "none", True)],
 )
-@pytest.mark.parametrize(("milestones", "decay_biases"), [([], True), ([0.25, 0.5], True), ([], False)])
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+@pytest.mark.parametrize("milestones", [[], [0.25, 0.5]])
 def test_stacked_steps_equal_separate_ones(
-    momentum: float, bias: bool, activation: str, milestones: list[float], decay_biases: bool, device: str
+    momentum: float, bias: bool, activation: str, decay_biases: bool, milestones: list[float]
 ) -> None:
-    """Parameters and velocity within 1e-6 after 200 steps on the same device, partial batches included (on a GPU by
-    its graphs)."""
+    """Parameters and velocity within 1e-6 after 200 steps, partial batches included; a GPU has `gpu_proof`."""
     data = LowRank(t=2, r=2, d=5, n=200).load()
     x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     optims = [
@@ -109,86 +99,31 @@ def test_stacked_steps_equal_separate_ones(
     clock = Clock.of(optims[0], Protocol(epochs=50), len(x))
     assert clock.total_steps == 200 and len(clock.drops) == len(milestones)
     kind = MLP(num_layers=4, width=16, bias=bias, feature_activation=activation)
-    x, y = x.to(device), y.to(device)
-    models, together = ([kind.build(5, 2, seed).to(device) for seed in range(3)] for _ in range(2))
-    stack = StackedStepper(together, optims, x, y, 48)
-    assert stack.name.endswith("CUDA graph of 8 steps" if device == "cuda" else "eager")
-    order = StackedOrder(len(x), 48, [0, 1, 2])
+    alone, together = (
+        [HandStepper(kind.build(5, 2, seed), optim) for seed, optim in enumerate(optims)] for _ in range(2)
+    )
+    stack = StackedStepper(together, x, y, 48)
+    order = stacked_order(len(x), 48, [0, 1, 2])
     for first in range(0, 200, 25):  # three long programs and one short one at a time
-        index, rows = order.take(25)
-        stack.advance(
-            index.to(device), rows, torch.tensor([clock.lr_at(step) for step in range(first, first + 25)])
-        )
-    for place, (optim, model) in enumerate(zip(optims, models, strict=True)):
-        before = model.stack.fc1.weight.clone()
-        stepper = HandStepper(model, optim)
-        train_steps(stepper, x, y, batch_order(len(x), 48, place), clock, 0, 200)
-        pairs = zip(together[place].parameters(), model.parameters(), strict=True)
-        assert max((a - b).abs().max() for a, b in pairs) < 1e-6
-        assert (stack.stepper(place).velocity - stepper.velocity).abs().max() < 1e-6
-        assert (model.stack.fc1.weight - before).abs().max() > 1e-2
+        stack.advance(order, [clock.lr_at(step) for step in range(first, first + 25)])
+    for seed, (ours, theirs) in enumerate(zip(together, alone, strict=True)):
+        before = theirs.theta.clone()
+        train_steps(theirs, x, y, batch_order(len(x), 48, seed), clock, 0, 200)
+        assert (ours.theta - theirs.theta).abs().max() < 1e-6
+        assert (ours.velocity - theirs.velocity).abs().max() < 1e-6
+        assert (before - theirs.theta).abs().max() > 1e-2
+        flat = torch.cat([p.detach().reshape(-1) for p in ours.model.parameters()])
+        assert torch.equal(flat, ours.theta)  # the models follow
+        ours.step(x, y, 0.01)  # and each stepper can go on alone
+        theirs.step(x, y, 0.01)
+        assert (ours.theta - theirs.theta).abs().max() < 1e-6
 
 
-def test_a_member_goes_through_the_rows_as_its_separate_run() -> None:
-    for start in (0, 3, 700):
-        order = StackedOrder(20, 8, [0, 5], start)
-        index, rows = order.take(600)
-        alone = [batch_order(20, 8, seed, start) for seed in (0, 5)]
-        for step in range(600):
-            for place in (0, 1):
-                assert index[step, place, : rows[step]].tolist() == next(alone[place]).tolist()
-
-
-# --- measuring
-
-
-@pytest.mark.parametrize("elements", [stacked_measuring.ELEMENTS, 16 * 3 * 7])  # all rows at once, or 7
-@pytest.mark.parametrize("keep_bytes", [stacked_measuring.KEEP_BYTES, 100])
-@pytest.mark.parametrize(
-    ("kind", "plan"),
-    [
-        (MLP(num_layers=4, width=16), Measure(outputs=True)),
-        (MLP(num_layers=3, width=16, bias=False, feature_activation="none"), Measure(layers="last")),
-        (MLP(num_layers=3, width=3), Measure(samples=60)),  # narrow: some features are exactly zero
-    ],
-)
-def test_moments_of_all_members_at_once_are_those_of_each(
-    kind: MLP, plan: Measure, keep_bytes: int, elements: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stacked_measuring, "ELEMENTS", elements)
-    for module in (stacked_measuring, measuring):
-        monkeypatch.setattr(module, "KEEP_BYTES", keep_bytes)
-    data = LowRank(t=2, r=2, d=5, n=200).load()
-    placed = Placed(*map(torch.from_numpy, (data.x_train, data.y_train, data.x_test, data.y_test)))
-    optims = [Optim(batch_size=48)] * 3
-    clock = Clock.of(optims[0], Protocol(epochs=1), len(placed.x_train))
-    models = [kind.build(5, 2, seed) for seed in range(3)]
-    measurers = [Measurer(model, placed, plan, clock, seed) for seed, model in enumerate(models)]
-    stack = StackedStepper(models, optims, placed.x_train, placed.y_train, 48)
-    together = stacked_measuring.collect_stacked(stack, measurers)
-    zero = 0
-    for measurer, found in zip(measurers, together, strict=True):
-        for ours, theirs in zip(found, measurer.collect(), strict=True):
-            assert list(ours) == measurer.layers and ours.keys() == theirs.keys()
-            for label in ours:
-                same_moments(ours[label], theirs[label])
-                zero += ours[label].zero_rows
-        last = [part[0][measurer.head] for part in (found, measurer.collect())]
-        assert (last[0].centred is None) == (keep_bytes == 100)
-        assert last[0].centred_missing == last[1].centred_missing or last[0].centred is not None
-    assert (zero > 0) == (kind.width == 3)
-
-
-def same_moments(ours: Moments, theirs: Moments) -> None:
-    for name in ("count", "d", "n", "zero_rows", "feature_eps", "target_eps"):
-        assert getattr(ours, name) == getattr(theirs, name), name
-    for name in ("sigma_h", "sigma_hy", "sigma_y", "mean_h", "mean_y"):
-        assert torch.allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-7), name
-    for a, b in ((ours.unit, theirs.unit), (ours.centred, theirs.centred)):
-        assert (a is None) == (b is None)
-        if a is not None and b is not None:
-            assert a.count == b.count and torch.allclose(a.scatter, b.scatter, rtol=1e-5, atol=1e-6)
-            assert torch.allclose(a.mean, b.mean, rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize("start", [0, 3, 700])
+def test_a_member_goes_through_the_rows_as_its_separate_run(start: int) -> None:
+    order, alone = stacked_order(20, 8, [0, 5], start), [batch_order(20, 8, seed, start) for seed in (0, 5)]
+    for _ in range(600):
+        assert next(order).tolist() == [next(one).tolist() for one in alone]
 
 
 # --- the runs
@@ -204,11 +139,12 @@ def same_moments(ours: Moments, theirs: Moments) -> None:
         },  # rows of its own each
     ],
 )
-def test_a_stack_writes_what_separate_runs_write(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_stack_writes_what_separate_runs_write(
+    tmp_path: Path, changes: dict[str, Any], said: Callable[[], list[str]]
+) -> None:
     members = sweep(tmp_path / "stack", **changes)
-    lines: list[str] = []
-    assert outcomes(members, say=lines.append) == ["finished"] * 3
-    assert any(line.startswith("stacked, 3 members, eager, on cpu: started, 100 steps") for line in lines)
+    assert outcomes(members, threads=3) == ["finished"] * 3  # measured by three threads
+    assert any(line.startswith("stacked, 3 members, eager, on cpu: started, 100 steps") for line in said())
     for member, alone in zip(members, separately(members, tmp_path / "alone"), strict=True):
         same_run(member.directory, alone)
         assert read_info(member.directory)["environment"]["path"] == "stacked, 3 members, eager"
@@ -218,29 +154,20 @@ def test_a_stack_writes_what_separate_runs_write(tmp_path: Path, changes: dict[s
     assert outcomes(members) == ["skipped"] * 3
 
 
-def test_helpers_write_what_one_thread_writes(tmp_path: Path) -> None:
-    alone, helped = sweep(tmp_path / "alone"), sweep(tmp_path / "helped")
-    outcomes(alone)
-    assert outcomes(helped, threads=3) == ["finished"] * 3
-    for one, other in zip(alone, helped, strict=True):
-        for place in (one.directory, other.directory):
-            info = read_info(place)
-            del info["environment"]["threads"]
-            write_json(place / "run.json", info)
-        same_run(one.directory, other.directory)
-
-
 def cut_at(monkeypatch: pytest.MonkeyPatch, step: int, error: type[BaseException] = KeyboardInterrupt) -> Any:
-    """A stack from here on dies when it would go beyond this step."""
-    real = StackedOrder.take
+    """A stack dies when it would go beyond this step; call the result to mend it."""
+    real = module.train_to_end
 
-    def take(self: StackedOrder, steps: int) -> Any:
-        if self.step >= step:
-            raise error("cut")
-        return real(self, steps)
+    def train_to_end(trials: Any, advance: Any, start: int, schedule: list[int], *rest: Any) -> Any:
+        def cut(at: int, target: int, asked: Any) -> Any:
+            if at >= step:
+                raise error("cut")
+            return advance(at, min(target, step), asked)
 
-    monkeypatch.setattr(StackedOrder, "take", take)
-    return lambda: monkeypatch.setattr(StackedOrder, "take", real)
+        return real(trials, cut, start, schedule, *rest)
+
+    monkeypatch.setattr(module, "train_to_end", train_to_end)
+    return lambda: monkeypatch.setattr(module, "train_to_end", real)
 
 
 @pytest.mark.parametrize("step", [1, 25, 65])
@@ -258,30 +185,31 @@ def test_a_killed_stack_continues_bitwise(tmp_path: Path, monkeypatch: pytest.Mo
         same_run(one.directory, other.directory, tolerance=0)
 
 
-def test_members_join_where_their_checkpoints_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that has come to step 65, one to step 25, one not begun; all three together to step 50; to the end."""
+def test_members_continue_from_their_own_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
+) -> None:
+    """One that has come to step 65, one to step 25, one not begun: three groups, one after the other."""
     members = sweep(tmp_path / "stack")
-    for together, step in ((members[:1], 65), (members[1:2], 25), (members, 50)):
+    for part, step in ((members[:1], 65), (members[1:2], 25)):
         mend = cut_at(monkeypatch, step)
         with pytest.raises(KeyboardInterrupt):
-            outcomes(together, checkpoint_seconds=0)
+            outcomes(part, checkpoint_seconds=0)
         mend()
-    saved = [torch.load(m.directory / "checkpoint.pt", weights_only=True)["step"] for m in members]
-    assert saved == [65, 50, 50]
+    said()
     assert outcomes(members) == ["finished"] * 3
+    begun = [line.split(": ")[1].split(",")[0] for line in said() if line.startswith("stacked")]
+    assert begun == ["started", "resumed at step 25", "resumed at step 65"]
     for member, alone in zip(members, separately(members, tmp_path / "alone"), strict=True):
         same_run(member.directory, alone)
 
 
-def test_a_stack_and_a_separate_run_continue_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stack_and_a_run_continue_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members = sweep(tmp_path / "stack")
     mend = cut_at(monkeypatch, 25)
     with pytest.raises(KeyboardInterrupt):
         outcomes(members, checkpoint_seconds=0)
     mend()
-    assert fit(members[0].settings, members[0].directory, device="cpu", say=quiet) == "finished"
+    assert fit(members[0].settings, members[0].directory, device="cpu") == "finished"
     assert outcomes(members) == ["skipped", "finished", "finished"]
     paths = [read_info(member.directory)["environment"]["path"] for member in members]
     assert paths[0] == "stacked, 3 members, eager; then separate, by hand"
@@ -299,7 +227,7 @@ def test_one_diverging_member_ends_and_the_others_go_on(tmp_path: Path) -> None:
     assert outcomes(members) == ["finished", "diverged", "finished", "finished"]
     for member, alone in zip(good, separately(good, tmp_path / "alone"), strict=True):
         same_run(member.directory, alone)
-    assert fit(wild.settings, tmp_path / "alone" / "wild", device="cpu", say=quiet) == "diverged"
+    assert fit(wild.settings, tmp_path / "alone" / "wild", device="cpu") == "diverged"
     reasons = [read_info(place)["reason"] for place in (wild.directory, tmp_path / "alone" / "wild")]
     assert reasons[0] == reasons[1] and reasons[0].startswith("diverged at step 64")
     texts = [(place / "metrics.csv").read_text() for place in (wild.directory, tmp_path / "alone" / "wild")]
@@ -307,9 +235,7 @@ def test_one_diverging_member_ends_and_the_others_go_on(tmp_path: Path) -> None:
     assert outcomes(members) == ["skipped", "diverged", "skipped", "skipped"]
 
 
-def test_an_error_is_recorded_for_those_who_were_still_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_ends_those_still_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wild = Member(settings(100.0), tmp_path / "wild")
     members = [*sweep(tmp_path), wild]
     cut_at(monkeypatch, 75, RuntimeError)
@@ -320,7 +246,7 @@ def test_an_error_is_recorded_for_those_who_were_still_training(
 
 def test_a_directory_that_cannot_be_had_costs_its_member_alone(tmp_path: Path) -> None:
     members = sweep(tmp_path)
-    fit(settings(seed=7), members[1].directory, device="cpu", say=quiet)
+    fit(settings(seed=7), members[1].directory, device="cpu")
     found = outcomes(members)
     assert found[1].startswith("error: ") and "seed is 7 there and 1 here" in found[1]
     assert found[::2] == ["finished", "finished"]
@@ -328,7 +254,7 @@ def test_a_directory_that_cannot_be_had_costs_its_member_alone(tmp_path: Path) -
 
 def test_a_signal_ends_the_stack_and_saves_every_member(tmp_path: Path) -> None:
     members = sweep(tmp_path, protocol=Protocol(epochs=20_000))
-    process = FORKS.Process(target=fit_stack, args=(members,), kwargs={"device": "cpu", "say": quiet})
+    process = FORKS.Process(target=fit_stack, args=(members,), kwargs={"device": "cpu"})
     process.start()
     until = time.monotonic() + 60
     while not all((m.directory / "metrics.csv").exists() for m in members) and time.monotonic() < until:
@@ -359,31 +285,14 @@ def test_a_sweep_stacks_what_it_can_and_runs_the_others_separately(tmp_path: Pat
     found = run_all(everyone, workers=1, device="cpu", stacked=True)
     assert found == {member.directory: "finished" for member in everyone}
     paths = [read_info(member.directory)["environment"]["path"] for member in [*members, *other]]
-    assert paths == ["stacked, 3 members, eager"] * 3 + [
-        "separate, autograd",
-        "stacked, 1 member, eager",
-        "separate, autograd, UFM penalty",
-    ]
+    assert paths[:3] == ["stacked, 3 members, eager"] * 3 and paths[4] == "stacked, 1 member, eager"
+    assert paths[3::2] == ["separate, autograd", "separate, autograd, UFM penalty"]
     [alone_again] = separately(other[1:2], tmp_path / "alone")
     same_run(other[1].directory, alone_again)
     assert set(run_all(everyone, device="cpu", stacked=True).values()) == {"skipped"}
 
 
-@NEEDS_GPU
-def test_a_stack_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, members = sweep(tmp_path / "whole"), sweep(tmp_path / "cut")
-    assert outcomes(whole, device="cuda") == ["finished"] * 3
-    assert read_info(whole[0].directory)["environment"]["path"] == "stacked, 3 members, CUDA graph of 8 steps"
-    mend = cut_at(monkeypatch, 25)
-    with pytest.raises(KeyboardInterrupt):
-        outcomes(members, device="cuda", checkpoint_seconds=0)
-    mend()
-    assert outcomes(members, device="cuda") == ["finished"] * 3
-    for one, other in zip(whole, members, strict=True):
-        same_run(one.directory, other.directory)
-
-
-@NEEDS_GPU
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch sees no GPU")
 def test_a_sweep_on_a_gpu_is_stacked(tmp_path: Path) -> None:
     members = sweep(tmp_path)
     assert set(run_all(members, device="cuda").values()) == {"finished"}

@@ -22,15 +22,11 @@ SETTINGS = RunSettings(
 )
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def test_the_curves_hold_the_rows_of_the_csv(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed (pip install 'nrc[tensorboard]')")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    fit(SETTINGS, tmp_path, say=quiet, tensorboard=True)
+    fit(SETTINGS, tmp_path, tensorboard=True)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     found = {
@@ -46,11 +42,11 @@ def test_the_curves_hold_the_rows_of_the_csv(tmp_path: Path) -> None:
 
 def test_it_is_no_part_of_the_run(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed (pip install 'nrc[tensorboard]')")
-    fit(SETTINGS, tmp_path / "with", say=quiet, tensorboard=True)
-    fit(SETTINGS, tmp_path / "without", say=quiet)
+    fit(SETTINGS, tmp_path / "with", tensorboard=True)
+    fit(SETTINGS, tmp_path / "without")
     files = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("with", "without")]
     assert files[0] == files[1]
-    assert fit(SETTINGS, tmp_path / "with", say=quiet) == "skipped"
+    assert fit(SETTINGS, tmp_path / "with") == "skipped"
 
 
 def test_without_the_package_one_line_says_how_to_get_it(
@@ -58,7 +54,7 @@ def test_without_the_package_one_line_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match=r"pip install 'nrc\[tensorboard\]'"):
-        fit(SETTINGS, tmp_path, say=quiet, tensorboard=True)
+        fit(SETTINGS, tmp_path, tensorboard=True)
     assert not (tmp_path / "metrics.csv").exists()
 
 

@@ -38,7 +38,7 @@ def both(outputs: Path) -> None:
 
 
 def rows_of(outputs: Path) -> list[Row]:
-    return scorecard(Runs(outputs, say=lambda line: None))
+    return scorecard(Runs(outputs))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_red_when_the_ufms_gram_is_broken(
         rows = rows_of(outputs)
         (run,) = {run for row in rows if row.claim.id == "ufm_gram" for run in row.runs}
         vars(run)["snapshots"] = run.snapshots | {"weight_end": 2 * run.snapshots["weight_end"]}
-        runs = Runs(outputs, say=lambda line: None)
+        runs = Runs(outputs)
         runs._read["ufm-quick"] = {"low_rank": [run]}
         rows = scorecard(runs)
     said, _ = differences(rows, read_verdicts(committed), "quick")

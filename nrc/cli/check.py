@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nrc.check import PROTOCOL, check, read_expectations, table
 from nrc.cli import config, console
-from nrc.cli.reproduce import DATASETS, EXPERIMENTS, QUICK_ONLY, wanted
+from nrc.cli.reproduce import chosen, datasets
 from nrc.errors import UserError
 from nrc.places import PROTOCOLS
 from nrc.report.verdicts import verdict_changes
@@ -17,7 +17,7 @@ from nrc.report.verdicts import verdict_changes
 def main() -> None:
     parser = console.Options(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", default=PROTOCOL, choices=PROTOCOLS)
-    parser.add_argument("--dataset", default="all", choices=("all", *DATASETS))
+    parser.add_argument("--dataset", default="all", choices=tuple(datasets()))
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     args = parser.parse_args()
     if args.protocol != PROTOCOL:
@@ -25,20 +25,17 @@ def main() -> None:
             f"the committed expectations are of the {PROTOCOL} protocol, not of the {args.protocol} one; "
             f"make report PROTOCOL={args.protocol} judges its runs by the papers' claims"
         )
-    experiments = [(name, data) for name, data in EXPERIMENTS + QUICK_ONLY if wanted(args.dataset, data)]
-    planned = [
-        member.directory
-        for experiment, data in experiments
+    planned = {
+        member.directory: member.settings.role
+        for experiment, data in chosen(args.dataset, PROTOCOL)
         for member in config.sweep_members(experiment, data, PROTOCOL, args.outputs)
-    ]
-    headline = config.headlines(experiments, PROTOCOL)
-    expectations = [e for e in read_expectations() if wanted(args.dataset, e.data)]
-    changes, compared = verdict_changes(
-        args.outputs, PROTOCOL, headline, lambda data: wanted(args.dataset, data)
-    )
+    }
+    covered = datasets()[args.dataset]
+    expectations = [e for e in read_expectations() if e.data.partition("-")[0] in covered]
+    changes, compared = verdict_changes(args.outputs, PROTOCOL, lambda data: data in covered)
     if not expectations and not compared:
         raise UserError(f"there are no expectations for {args.dataset}")
-    verdicts = check(planned, headline, expectations)
+    verdicts = check(planned, expectations)
     print(table(verdicts))
     failed = sum(not v.holds for v in verdicts)
     print(f"{len(verdicts) - failed} of {len(verdicts)} expectations hold")

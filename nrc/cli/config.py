@@ -1,19 +1,17 @@
-"""From a composed Hydra config to plain settings. Hydra lives in scripts/ alone."""
+"""From a composed Hydra config to plain settings. Hydra lives in nrc.cli alone."""
 
-import importlib
+import itertools
 import re
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import is_dataclass
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_origin, get_type_hints
 
-import torch
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,6 +25,7 @@ MULTIRUN = "hydra.mode=MULTIRUN"
 CONF = str(ROOT / "conf")
 METHODS = {"data": "load", "model": "build"}  # what the settings of these groups can do
 KNOWN = {
+    "experiment",
     "data",
     "recipe",
     "model",
@@ -36,6 +35,7 @@ KNOWN = {
     "name",
     "seed",
     "device",
+    "resident",
     "threads",
     "debug",
     "tensorboard",
@@ -46,7 +46,7 @@ OmegaConf.register_new_resolver("g", lambda value: format(float(value), "g"), re
 
 OmegaConf.register_new_resolver(
     "data_name",
-    lambda *, _root_: group_settings(_root_, "data").data_name,
+    lambda *, _root_: getattr(group_settings(_root_, "data"), "data_name", "own"),
     replace=True,
 )
 
@@ -61,10 +61,20 @@ OmegaConf.register_new_resolver(
 )
 
 
-# of a sweep by train.py -m: joblib's -1 is one for each core, which on a GPU would all have to share it
+def _slug(key: str, *, _root_: DictConfig) -> str:
+    """A setting, or the file chosen for a group, as part of a folder's name."""
+    chosen = OmegaConf.select(_root_, "hydra.runtime.choices", default={}).get(key)
+    value = OmegaConf.select(_root_, key) if chosen is None else chosen
+    return re.sub(r"[^\w.+-]+", "_", str(value)).strip("._") or "_"
+
+
+OmegaConf.register_new_resolver("slug", _slug, replace=True)
+
+
+# the length of the recipe, unless the user gives the other kind of length (then `other` is no interpolation)
 OmegaConf.register_new_resolver(
-    "processes",
-    lambda device: torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else -1,
+    "unless_given",
+    lambda other, value, *, _parent_: value if OmegaConf.is_interpolation(_parent_, other) else None,
     replace=True,
 )
 
@@ -75,36 +85,89 @@ def typed(cls: type, node: DictConfig, name: str) -> Any:
     assert isinstance(values, dict)
     values.pop("_target_", None)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+        merged = OmegaConf.merge(OmegaConf.structured(_plain(cls)), values)
+        checked = OmegaConf.to_container(merged, throw_on_missing=True)
     except OmegaConfBaseException as error:
         option = re.split(r"[.\[]", str(error.full_key))[0]
         raise UserError(f"{name}.{option} is {values.get(option)!r}: {str(error).splitlines()[0]}") from None
+    return cls(**checked)  # type: ignore[arg-type]
+
+
+@lru_cache
+def _plain(cls: type) -> type:
+    """The dataclass as OmegaConf 2.3 takes it: a Literal is a string to it, whose choices the class itself checks."""
+    kinds = get_type_hints(cls)
+    plain = {name: str if get_origin(kind) is Literal else kind for name, kind in kinds.items()}
+    parts: list[tuple[str, Any, Any]] = []
+    for f in fields(cls):
+        made: Any = (
+            field(default=f.default)
+            if f.default_factory is MISSING
+            else field(default_factory=f.default_factory)
+        )
+        parts.append((f.name, plain[f.name], made))
+    return make_dataclass(cls.__name__, parts, kw_only=True)
 
 
 def group_settings(cfg: DictConfig, group: str) -> Any:
-    """The settings of the data or model group, of the class that its `_target_` names.
+    """The settings of the data or model group, of the class that its `_target_` names: of this package or not.
 
-    Only this package's own settings are accepted: a dataclass of nrc that loads data, or builds a model. A
-    config file can then name nothing else to be called.
+    A class from elsewhere takes of the group's file the settings that it has.
     """
-    target = str(cfg[group].get("_target_"))
-    module, _, name = target.rpartition(".")
-    found = None
-    if module.startswith("nrc."):
-        with suppress(ImportError):
-            found = getattr(importlib.import_module(module), name, None)
-    own = isinstance(found, type) and is_dataclass(found) and found.__module__.startswith("nrc.")
-    if not own or not callable(getattr(found, METHODS[group], None)):
+    target, method = str(cfg[group].get("_target_")), METHODS[group]
+    try:
+        found = get_class(target)
+    except Exception as error:
+        why = " ".join(str(error).split())
         raise UserError(
-            f"{group}._target_ is {target!r}; it must be one of this package's classes of {group} settings, "
-            f"as in the files of conf/{group}"
-        )
-    assert isinstance(found, type)
-    return typed(found, cfg[group], group)
+            f"{group}._target_ is {target!r}, which cannot be imported ({why}); is its folder on PYTHONPATH?"
+        ) from None
+    if not is_dataclass(found) or not callable(getattr(found, method, None)):
+        raise UserError(f"{group}._target_ is {target!r}; it must be a dataclass with a method {method}")
+    node = cfg[group].copy()
+    if not found.__module__.startswith("nrc."):
+        known = {field.name for field in fields(found)}
+        for key in set(node) - known - {"_target_"}:
+            del node[key]
+    return typed(found, node, group)
 
 
-def run_settings(cfg: DictConfig) -> RunSettings:
-    """Check the whole config and turn it into plain settings; nothing is loaded or computed."""
+@dataclass(frozen=True)
+class Experiment:
+    """What a file of conf/experiment says of itself.
+
+    Attributes:
+        name: first part of its folder of runs; files may share it, as `sweep` adds runs to `prevalence`.
+        datasets: files of conf/data that the reproduction runs it on.
+        protocols: the protocols of which the reproduction makes it a part.
+        headline: the weight decay that its figures show first.
+        figures: names of the figures that its runs are drawn in.
+        needs_path: whether it runs only on a file that the user gives as data.path.
+    """
+
+    name: str
+    datasets: list[str]
+    protocols: list[str]
+    headline: float
+    figures: list[str]
+    needs_path: bool = False
+
+
+@cache
+def experiments() -> dict[str, DictConfig]:
+    """File of conf/experiment -> what it says of itself (the headline not yet looked up), in alphabetical order."""
+    files = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
+    found = {file.stem: cast(DictConfig, OmegaConf.load(file)) for file in files}
+    return {name: file.experiment for name, file in found.items() if "experiment" in file}
+
+
+def run_settings(cfg: DictConfig, overrides: Iterable[str] = ()) -> RunSettings:
+    """Check the whole config and turn it into plain settings; nothing is loaded or computed.
+
+    Args:
+        cfg: the composed config.
+        overrides: the settings as they were typed, to be recorded.
+    """
     unknown = sorted(str(key) for key in cfg if key not in KNOWN)
     if unknown:
         raise UserError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(KNOWN))}")
@@ -116,23 +179,18 @@ def run_settings(cfg: DictConfig) -> RunSettings:
             raise UserError(f"{name} is {cfg[name]!r}; it must be true or false")
     if cfg.name is None or not str(cfg.name).strip():
         raise UserError(f"name is {cfg.name!r}; give the folder below outputs/ a name")
+    experiment = None if cfg.experiment is None else typed(Experiment, cfg.experiment, "experiment")
     return RunSettings(
         data=group_settings(cfg, "data"),
         model=group_settings(cfg, "model"),
         optim=typed(Optim, cfg.optim, "optim"),
-        protocol=typed(Protocol, with_length(cfg), "protocol"),
+        protocol=typed(Protocol, cfg.protocol, "protocol"),
         measure=typed(Measure, cfg.measure, "measure"),
         seed=cfg.seed,
+        experiment=experiment and experiment.name,
+        headline=experiment and experiment.headline,
+        overrides=tuple({text.partition("=")[0]: text for text in overrides}.values()),
     )
-
-
-def with_length(cfg: DictConfig) -> DictConfig:
-    """The protocol group, its length taken from the recipe unless tau or epochs are given."""
-    protocol = cfg.protocol.copy()
-    recipe = cfg.recipe.get(protocol.name)
-    if protocol.tau is None and protocol.epochs is None and recipe is not None:
-        protocol.tau, protocol.epochs = recipe.get("tau"), recipe.get("epochs")
-    return protocol
 
 
 @lru_cache(maxsize=256)
@@ -141,43 +199,12 @@ def _composed(*overrides: str) -> DictConfig:
     return compose("train", [*overrides, MULTIRUN], return_hydra_config=True)
 
 
-def headlines(experiments: list[tuple[str, str]], protocol: str) -> dict[str, dict[str, float]]:
-    """experiment -> data (without what a variant adds after a dash) -> the weight decay of the headline figure."""
-    found: dict[str, dict[str, float]] = {}
-    with initialize_config_dir(CONF, version_base="1.3"):
-        for experiment, data in experiments:
-            cfg = _composed(f"experiment={experiment}", f"data={data}", f"protocol={protocol}")
-            folder, name = cfg.name.removesuffix(f"-{protocol}"), group_settings(cfg, "data").data_name
-            found.setdefault(folder, {})[name.partition("-")[0]] = float(cfg.optim.weight_decay)
-    return found
-
-
 def sweep_members(
     experiment: str, data: str, protocol: str, outputs: Path, extra: Sequence[str] = ()
 ) -> list[Member]:
     """The runs that `train.py -m experiment=... data=... protocol=...` would make, in the same directories."""
     chosen = [f"experiment={experiment}", f"data={data}", f"protocol={protocol}"]
     return members_of(extra, outputs, chosen)
-
-
-def check_sweep(command_line: Sequence[str]) -> None:
-    """Refuse a sweep of `train.py -m` for its worst member, before the first one runs.
-
-    Raises:
-        UserError: a member with a wrong setting, two members that would share a directory, no such --config-dir.
-    """
-    given = get_args(command_line)
-    if given.config_path or given.config_name:  # not our train.yaml: Hydra alone can expand it
-        return
-    chosen = []
-    if given.config_dir:
-        folder = Path(given.config_dir).resolve()
-        if not folder.is_dir():
-            raise UserError(
-                f"--config-dir {given.config_dir} is no folder; give one that holds groups as conf/ does"
-            )
-        chosen = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
-    members_of(given.overrides, chosen=chosen)
 
 
 def members_of(
@@ -202,7 +229,7 @@ def members_of(
         params = base.hydra.sweeper.params or {}
         sweep = [f"{key}={value}" for key, value in params.items() if key not in keys] + swept
         members: dict[Path, Member] = {}
-        for member in BasicSweeper.split_arguments(parser.parse_overrides(sweep), None)[0]:
+        for member in itertools.product(*map(_values, parser.parse_overrides(sweep))):
             groups = [c for c in member if "." not in c.split("=")[0] and c.split("=")[0] != "seed"]
             cfg = _composed(*overrides, *groups).copy()
             for key, value in (c.split("=", 1) for c in member if c not in groups):
@@ -211,13 +238,22 @@ def members_of(
             place = (outputs / root.relative_to("outputs") if outputs else root) / cfg.hydra.sweep.subdir
             with open_dict(cfg):
                 del cfg["hydra"]
-            settings = run_settings(cfg)
+            typed_in = [text for text in (*overrides, *member) if not text.startswith(("hydra.", "hydra/"))]
+            settings = run_settings(cfg, typed_in)
             found = members.setdefault(place, Member(settings, place, cost(settings)))
             if found.settings != settings:
                 raise UserError(
                     f"two runs of the sweep share {place}; tell them apart, say by 'hydra.sweep.dir=outputs/rates/${{optim.lr}}'"
                 )
     return list(members.values())
+
+
+def _values(override: Override) -> list[str]:
+    """An override for each value that it sweeps."""
+    key = override.get_key_element()
+    if override.is_sweep_override():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [f"{key}={override.get_value_element_as_str()}"]
 
 
 def quoted(text: str) -> str:

@@ -1,37 +1,54 @@
-"""What every script does with mistakes: one line on stderr and a non-zero exit status."""
+"""What every command does with its output and with mistakes: one line on stderr and a non-zero exit status."""
 
 import argparse
+import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from importlib.util import find_spec
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
 
-from nrc.errors import UserError
-from nrc.training.stopping import Interrupted, asked_to_stop, stop_signals
+from nrc.errors import UserError, in_one_line, out_of_memory
+from nrc.training.stopping import Interrupted, ask_to_stop
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError, MemoryError, yaml.YAMLError)
 GROUPS = ("data", "recipe", "model", "protocol", "optim", "measure")
-# the only ones of Hydra's own settings that may be given; others (callbacks, logging, search path) name code to call
-HYDRAS = (
-    "hydra.run.dir",
-    "hydra.sweep.dir",
-    "hydra.sweep.subdir",
-    "hydra.mode",
-    "hydra.verbose",
-    "hydra/launcher",
-)
-LAUNCHERS = "hydra.launcher."  # of these only plain values
+CLOSED = 141  # as a shell counts a program that ended because nobody reads its output
+
+
+class _Console(logging.Handler):
+    """Lines on stdout, above a progress bar if there is one; when nobody reads them, the program shall stop."""
+
+    closed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.closed:
+            return
+        try:
+            tqdm.write(self.format(record))
+            sys.stdout.flush()
+        except OSError:
+            _Console.closed = True
+            ask_to_stop()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"warning: {record.getMessage()}" if record.levelno >= logging.WARNING else record.getMessage()
+
+
+def show_log() -> None:
+    """Print what the package logs: the message alone, and warnings as such."""
+    logger = logging.getLogger("nrc")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [_Console()]
+    logger.propagate = False
 
 
 def one_line(error: BaseException) -> str:
@@ -50,110 +67,82 @@ def one_line(error: BaseException) -> str:
     if unknown:
         group = unknown[1].partition(".")[0]
         return f"there is no setting {unknown[1]}; see conf/{group if group in GROUPS else 'train.yaml'}"
+    several = re.match(r"Ambiguous value for argument '(([^=]+)=(.*?))'", text)
+    if several:
+        return (
+            f"{several[1]} gives several values: add -m (--multirun) for a run with each, or write "
+            f"'{several[2]}=[{several[3]}]' for one list"
+        )
     if isinstance(error, HydraException | OmegaConfBaseException):
         lines = [line for line in str(error).splitlines() if line.strip() and "full_key: " not in line]
         return " ".join(lines[0].split()).removeprefix("UserError raised while resolving interpolation: ")
-    if isinstance(error, MemoryError):
-        return f"not enough memory ({text}); ask for fewer rows or a smaller network"
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; check the path, its permissions and the room on the disk"
-    return text
+    return in_one_line(error)
 
 
 @contextmanager
 def one_line_errors(debug: bool | None = None) -> Iterator[None]:
-    """Within the block a user's mistake ends the program in one line and exit status 2, a signal in 130.
+    """Within the block the log is shown, and a user's mistake ends the program in one line and exit status 2.
 
-    With debug=False an unforeseen error does so too, with where it arose; with None (a script without such a
-    setting) or True it keeps its traceback.
+    A signal ends it in status 130, and closed output, as by `| head -1`, quietly. With debug=False an unforeseen
+    error is one line, too, with where it arose; with None (a script without such a setting) or True it keeps its
+    traceback.
     """
+    show_log()
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_quietly()
     except (Interrupted, KeyboardInterrupt) as error:
-        print(f"stopped: {error}" if str(error) else "stopped; the same command continues", file=sys.stderr)
-        sys.exit(130)
-    except MISTAKES as error:
-        if debug:
-            raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        if _Console.closed:
+            _leave_quietly()
+        _complain(f"stopped: {error}" if str(error) else "stopped; the same command continues", 130)
     except Exception as error:
-        if debug is not False:
+        mistake = isinstance(error, MISTAKES) or out_of_memory(error)
+        if debug or (debug is None and not mistake):
             raise
+        if mistake:
+            _complain(f"error: {one_line(error)}", 2)
         last = traceback.extract_tb(error.__traceback__)[-1]
-        print(
+        _complain(
             f"error: unforeseen {type(error).__name__} in {Path(last.filename).name}:{last.lineno}: "
-            f"{one_line(error)[:300]}; debug=true shows the traceback",
-            file=sys.stderr,
+            f"{' '.join(str(error).split())[:300]}; debug=true shows the traceback",
+            1,
         )
-        sys.exit(1)
+
+
+def _complain(line: str, status: int) -> NoReturn:
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def _leave_quietly() -> NoReturn:
+    # else Python itself complains when it flushes stdout at the end
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(CLOSED)
 
 
 def run_main(main: Callable[[], Any]) -> None:
     """Call a Hydra entry point with readable errors."""
     # with this set, Hydra hands its exceptions to us instead of printing several lines itself
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sweep = any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") for a in sys.argv)
-    with (
-        one_line_errors(debug=any(a.lower() == "debug=true" for a in sys.argv)),
-        stop_signals(workers=True) if sweep else nullcontext(),
-        _launching() if sweep else nullcontext(),
-    ):
+    with one_line_errors(debug=any(a.lower() == "debug=true" for a in sys.argv)):
         check_arguments(sys.argv[1:])
-        if sweep:
-            from nrc.cli import config
-
-            config.check_sweep(sys.argv[1:])
-        try:
-            main()
-        except BrokenExecutor:
-            if asked_to_stop():
-                raise Interrupted("the sweep was stopped; the same command continues it") from None
-            raise UserError(
-                "a worker process was killed (out of memory?); the same command continues the sweep"
-            ) from None
-
-
-def _launching() -> AbstractContextManager[None]:
-    if find_spec("submitit") is None:  # pip install 'nrc[slurm]' brings it
-        return nullcontext()
-    from nrc.cli import slurm
-
-    return slurm.launching()
+        main()
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse what Hydra would take: a setting given twice, of which the last would win, and code to be called."""
+    """Refuse what Hydra would take: a setting given twice, of which the last would win, and an empty group."""
     for argument in arguments:
         key, _, value = argument.lstrip("+~").partition("=")
         if key in GROUPS and value.lower() in ("", "null", "[]"):
             raise UserError(f"{key} is {value or 'empty'}; name one of the files in conf/{key}")
-        if argument.startswith("--e"):  # argparse takes any beginning of --experimental-rerun
-            raise UserError(
-                f"{argument} would read a pickle, which could run code; give the settings themselves"
-            )
-        _check_hydras(argument)
     keys = [a.partition("=")[0].lstrip("+~") for a in arguments if "=" in a and not a.startswith("-")]
     twice = [key for key in keys if keys.count(key) > 1]
     if twice:
         raise UserError(f"{twice[0]} is given {keys.count(twice[0])} times; give it once")
-
-
-def _check_hydras(argument: str) -> None:
-    try:
-        override = OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return  # an option, or what Hydra itself will refuse
-    key, place = override.key_or_group, override.package
-    if place is not None:
-        raise UserError(f"{argument} would put settings into '{place}'; leave out '@{place}'")
-    if re.split("[./]", key)[0] != "hydra" or (key in HYDRAS and "_target_" not in argument):
-        return
-    if not key.startswith(LAUNCHERS) or "{" in argument or "_target_" in argument:
-        raise UserError(
-            f"{argument} could call other code; of Hydra's own settings give {', '.join(HYDRAS)} and plain "
-            f"values of {LAUNCHERS}*"
-        )
 
 
 def remove_empty(directory: Path) -> None:

@@ -1,54 +1,23 @@
 """How long a run takes beside others, before it has begun: orders a sweep and weighs its progress."""
 
-import math
 from typing import Any
 
-from nrc.data import Sgemm
-from nrc.data.sgemm import ROWS
+from nrc.data import DataSource
 from nrc.models import MLP
 from nrc.training import Clock, RunSettings
 
-AUTOGRAD = 1.6  # a step by autograd, with BatchNorm, against one by hand
-FEWEST = 2.6  # pixels of the last maps that cost as much as any fewer
+BLOCK = 6e5  # parameters of a ResNet for each of its layers: 11 million at depth 18
 
 
 def cost(settings: RunSettings) -> float:
-    """Floating-point operations of a run, or what takes as long: some 5e10 to 1.5e11 a second on one core.
+    """Steps times rows of a batch times parameters: roughly proportional to the time.
 
-    The factors were fitted to CPU times of steps and measurements of all experiments of the quick protocol, which
-    they give within a third. What is in files that have not been read counts as 1000 rows.
+    What is in files that have not been read counts as 1000 rows, and a model that is not known as a small one.
     """
-    rows = _rows(settings.data)
-    clock = Clock.of(settings.optim, settings.protocol, rows)
-    seen = min(rows, settings.measure.samples or rows) + 0.2 * rows  # the test set, too
-    step, look = _of_mlp(settings, seen) if isinstance(settings.model, MLP) else _of_resnet(settings, seen)
-    return clock.total_steps * step + len(clock.measured_steps(settings.measure)) * look
-
-
-def _rows(data: Any) -> int:
-    """Train rows, as far as the settings tell."""
-    if isinstance(data, Sgemm):
-        return data.limit or 4 * ROWS // 5
-    known = (getattr(data, name, None) for name in ("limit", "train_size", "n", "rendered"))
-    return next((rows for rows in known if rows), 1000)
-
-
-def _of_mlp(settings: RunSettings, rows: float) -> tuple[float, float]:
-    """A step and a measurement: products of the hidden layers; second moments and eigenproblems of each layer."""
-    model, optim, plan = settings.model, settings.optim, settings.measure
-    assert isinstance(model, MLP)
-    width, hidden = model.width, max(model.num_layers - 2, 1)
-    step = 6.0 * optim.batch_size * hidden * width**2 + 2e7
-    if model.norm != "none" or optim.penalty != "all":
-        step *= AUTOGRAD
-    layers = (model.num_layers - 1 if plan.layers == "all" else 1) * (1 + plan.outputs)
-    return step, layers * (20.0 * rows * width**2 + 70.0 * width**3)
-
-
-def _of_resnet(settings: RunSettings, images: float) -> tuple[float, float]:
-    """The same from the pixels: maps shrink by 32, and below some size reading the weights is what takes time."""
-    size: Any = getattr(settings.data, "size", None) or (88, 200)
-    height, width = (size, size) if isinstance(size, int) else size
-    pixels = 1024 * max(FEWEST, math.ceil(height / 32) * math.ceil(width / 32))
-    one = 2e4 * settings.model.depth * pixels  # type: ignore[attr-defined]
-    return settings.optim.batch_size * one, images * one / 6
+    rows = settings.data.expected_rows if isinstance(settings.data, DataSource) else 1000
+    steps = Clock.of(settings.optim, settings.protocol, rows).total_steps
+    model: Any = settings.model
+    parameters = (
+        model.num_layers * model.width**2 if isinstance(model, MLP) else BLOCK * getattr(model, "depth", 1)
+    )
+    return steps * min(settings.optim.batch_size, rows) * parameters

@@ -1,15 +1,18 @@
-"""Write the API reference from the docstrings as static pages: python scripts/docs.py [FOLDER]."""
+"""Write the API reference from the docstrings as static pages: python scripts/docs.py [--folder FOLDER]."""
 
 import pkgutil
-import sys
 from pathlib import Path
 
 import pdoc
 
 import nrc
+from nrc.cli import console
 
 
-def main(folder: Path) -> None:
+def main() -> None:
+    parser = console.Options(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/docs"), help="where to write")
+    folder = parser.parse_args().folder
     # named one by one: pdoc follows __all__, which names functions and not modules
     found = [module.name for module in pkgutil.walk_packages(nrc.__path__, "nrc.")]
     public = [name for name in found if not any(part.startswith("_") for part in name.split("."))]
@@ -18,5 +21,11 @@ def main(folder: Path) -> None:
     print(folder / "index.html")
 
 
+def command() -> None:
+    """The command line: mistakes end in one line."""
+    with console.one_line_errors():
+        main()
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/docs"))
+    command()

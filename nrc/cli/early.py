@@ -1,17 +1,88 @@
-"""Imported first by the scripts that train: a signal that asks to stop ends the program in one line.
+"""The commands, as entry points: they hear signals before anything heavy is imported.
 
-Nothing is lost by it: imports, settings, data and figures are all made again by the same command. Only while a run
-trains, `nrc.training.stopping` finishes its step and saves instead.
+A signal that asks to stop then ends the program in one line. Nothing is lost by it: imports, settings, data and
+figures are all made again by the same command. Only while a run trains, `nrc.training.stopping` finishes its step
+and saves instead.
 """
 
+import os
 import signal
 import sys
+from importlib import import_module
+from types import FrameType
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # Windows has the first two
 
 
-def _leave(number: int, frame: object) -> None:
-    print("stopped; the same command continues", file=sys.stderr)
-    sys.exit(130)
+def hear_signals() -> None:
+    """From here on a signal ends the program; one that is ignored stays so, as nohup wants it."""
+    numbers = [signal.Signals[name] for name in NAMES if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)  # it is already leaving
+        print("stopped; the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+    for number in numbers:
+        signal.signal(number, leave)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell, as in `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process lives)
+        else:
+            getattr(sys, name).reconfigure(errors="backslashreplace")  # for a locale without the characters
 
 
-for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-    signal.signal(_number, _leave)
+def run(module: str) -> None:
+    """Call the command of nrc.cli.`module`; without what it imports, one line names the extra that brings it."""
+    hear_signals()
+    try:
+        command = import_module(f"nrc.cli.{module}").command
+    except ModuleNotFoundError as error:
+        extra = "dev" if module == "docs" else "reproduce"
+        print(f"error: {error.name} is not installed; pip install 'nrc[{extra}]' brings it", file=sys.stderr)
+        sys.exit(2)
+    command()
+
+
+def train() -> None:
+    """`scripts/train.py`."""
+    run("train")
+
+
+def sweep() -> None:
+    """`scripts/sweep.py`: the same as `train.py -m`."""
+    if "-m" not in sys.argv and "--multirun" not in sys.argv:
+        sys.argv.insert(1, "-m")
+    run("train")
+
+
+def reproduce() -> None:
+    """`scripts/reproduce_figures.py`."""
+    run("reproduce")
+
+
+def check() -> None:
+    """`scripts/check.py`."""
+    run("check")
+
+
+def report() -> None:
+    """`scripts/report.py`."""
+    run("report")
+
+
+def bench() -> None:
+    """`scripts/bench.py`."""
+    run("bench")
+
+
+def docs() -> None:
+    """`scripts/docs.py`."""
+    run("docs")
+
+
+def experts() -> None:
+    """`scripts/make_expert_data.py`."""
+    run("experts")

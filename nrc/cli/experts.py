@@ -40,3 +40,7 @@ def command() -> None:
     """The command line: mistakes end in one line."""
     with console.one_line_errors():
         main()
+
+
+if __name__ == "__main__":
+    command()

@@ -5,8 +5,7 @@ python scripts/report.py --protocol quick
 
 from pathlib import Path
 
-from nrc.cli import config, console
-from nrc.cli.reproduce import EXPERIMENTS, NEEDS_FILE
+from nrc.cli import console
 from nrc.figures import Runs
 from nrc.report.html import write_report
 from nrc.report.scorecard import scorecard
@@ -25,12 +24,11 @@ def main() -> None:
     )
     args = parser.parse_args()
     console.existing_folder(args.outputs)
-    headline = config.headlines(EXPERIMENTS + NEEDS_FILE, args.protocol)
     if args.write_verdicts:
-        runs = Runs(args.outputs, args.protocol, headline, say=lambda line: None)
+        runs = Runs(args.outputs, args.protocol)
         print(f"{VERDICTS}: {write_verdicts(scorecard(runs))} verdicts written")
         return
-    for path in write_report(args.outputs, args.protocol, headline=headline, folder=args.folder):
+    for path in write_report(args.outputs, args.protocol, folder=args.folder):
         print(path)
 
 

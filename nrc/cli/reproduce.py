@@ -10,55 +10,41 @@ from pathlib import Path
 import torch
 
 from nrc.cli import config, console
-from nrc.data._columns import existing, expanded
+from nrc.data.reading import existing, expanded
 from nrc.errors import UserError
 from nrc.training.members import Member, stackable
 from nrc.training.pool import run_all
 from nrc.training.stopping import Interrupted, stop_signals
 
-MUJOCO = ("reacher", "swimmer", "hopper")
-# experiment file, data set it is run on
-EXPERIMENTS = [
-    *[("prevalence", data) for data in MUJOCO],
-    *[("sweep", data) for data in MUJOCO],
-    *[("prevalence_linear", data) for data in MUJOCO],
-    *[("phase", data) for data in MUJOCO],
-    *[("phase_linear", data) for data in MUJOCO],
-    *[("target_mean", data) for data in MUJOCO],
-    *[("tau_clock", data) for data in MUJOCO],
-    *[(f"deep_{data}", data) for data in MUJOCO],
-    ("low_rank", "low_rank"),
-    *[("ufm", data) for data in MUJOCO],
-    ("animation", "swimmer"),
-]
-# the image sets, on drawn stand-ins unless --path gives a real one; all layers are measured
-IMAGES = [("images", data) for data in ("carla_2d", "carla_1d", "utkface")]
-EXPERIMENTS += IMAGES
-# the CPAL 2026 paper's own image recipes take a GPU: a quick run would stop at a small part of their decay budget
-LONG_IMAGES = [("deep_carla_2d", "carla_2d"), ("deep_utkface", "utkface")]
-# one weight decay each, longer than the quick grid goes; the other protocols' grids reach the first, and half of the other
-QUICK_ONLY = [("phase_small", "swimmer"), ("phase_long", "reacher")]
-# run only when the user has the file, which may not be shipped
-NEEDS_FILE = [("sgemm", "sgemm"), ("sgemm_decay", "sgemm")]
-IMAGE_SETS = tuple(data for _, data in IMAGES)
-GROUPS = {"tables": (*MUJOCO, "low_rank"), "images": IMAGE_SETS}
-DATASETS = (*MUJOCO, "low_rank", "sgemm", *IMAGE_SETS, *GROUPS)
+IMAGES = "images"  # the experiment whose data sets are images
 
 
-def wanted(dataset: str, data: str) -> bool:
-    """Whether --dataset covers this data set (or a variant of it, named after a dash): all, a group, or itself."""
-    return dataset == "all" or data.partition("-")[0] in GROUPS.get(dataset, (dataset,))
+def datasets() -> dict[str, list[str]]:
+    """What --dataset may be: a data set or a group -> the data sets it covers."""
+    declared = config.experiments()
+    everything = list(dict.fromkeys(data for found in declared.values() for data in found.datasets))
+    images = list(declared[IMAGES].datasets)
+    with_file = [data for found in declared.values() if found.get("needs_path") for data in found.datasets]
+    tables = [data for data in everything if data not in images + with_file]
+    return {"all": everything, "tables": tables, "images": images} | {data: [data] for data in everything}
 
 
-def without_phase(protocol: str, experiments: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], str]:
-    """The experiments of a protocol, and why some are left out."""
-    if protocol != "paper":
-        return experiments, ""
-    words = (
-        "phase diagram: left out of protocol=paper, whose rate makes its grid some 400 runs of millions of steps; "
-        "protocol=accelerated has it, at the same tau"
-    )
-    return [(name, data) for name, data in experiments if not name.startswith("phase")], words
+def chosen(dataset: str, protocol: str, *, with_file: bool = False) -> list[tuple[str, str]]:
+    """The experiments of a protocol, each with a data set that --dataset covers.
+
+    Args:
+        dataset: a data set or a group.
+        protocol: quick, accelerated or paper.
+        with_file: also those that need a file of the user.
+    """
+    covered = datasets()[dataset]
+    return [
+        (name, data)
+        for name, declared in config.experiments().items()
+        if protocol in declared.protocols and (with_file or not declared.get("needs_path"))
+        for data in declared.datasets
+        if data in covered
+    ]
 
 
 def parts(members: list[Member], device: str) -> dict[str, list[Member]]:
@@ -79,8 +65,9 @@ def _real(path: str | None, settings: list[str], dataset: str) -> list[str]:
         if settings:
             raise UserError(f"--set {settings[0]} is for runs on real images; give --path as well")
         return []
-    if dataset not in IMAGE_SETS:
-        raise UserError(f"--path needs --dataset {', '.join(IMAGE_SETS)}, one of them")
+    images = datasets()["images"]
+    if dataset not in images:
+        raise UserError(f"--path needs --dataset {', '.join(images)}, one of them")
     console.check_arguments(settings)
     for setting in settings:
         if "=" not in setting or setting.startswith("data.path="):
@@ -94,7 +81,7 @@ def _real(path: str | None, settings: list[str], dataset: str) -> list[str]:
 def main() -> None:
     parser = console.Options(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
-    parser.add_argument("--dataset", default="all", choices=("all", *DATASETS))
+    parser.add_argument("--dataset", default="all", choices=tuple(datasets()))
     parser.add_argument(
         "--sgemm", metavar="FILE", help="sgemm_product.csv or .csv.gz of UCI: adds its figures"
     )
@@ -125,24 +112,24 @@ def main() -> None:
 
     real = _real(args.path, args.settings, args.dataset)
     began = time.monotonic()
-    experiments, left_out = without_phase(args.protocol, EXPERIMENTS)
-    experiments = experiments + (LONG_IMAGES if args.protocol != "quick" else QUICK_ONLY)
-    if left_out:
-        print(left_out)
-    chosen = [(experiment, data, real) for experiment, data in experiments]
-    if args.sgemm:
-        path = existing(args.sgemm, "--sgemm")  # now, and not after everything else has run
-        chosen += [
-            (experiment, data, [f"data.path={config.quoted(str(path))}"]) for experiment, data in NEEDS_FILE
-        ]
-    members = {
-        member.directory: member  # experiments may share runs
-        for experiment, data, extra in chosen
-        if wanted(args.dataset, data)
-        for member in config.sweep_members(experiment, data, args.protocol, args.outputs, extra)
-    }
+    path = (
+        existing(args.sgemm, "--sgemm") if args.sgemm else None
+    )  # now, and not after everything else has run
+    left_out = [name for name, found in config.experiments().items() if args.protocol not in found.protocols]
+    print(
+        f"left out of protocol={args.protocol}, as their files in conf/experiment say: {', '.join(left_out)}"
+    )
+    members: dict[Path, Member] = {}
+    for experiment, data in chosen(args.dataset, args.protocol, with_file=path is not None):
+        file = (
+            [f"data.path={config.quoted(str(path))}"]
+            if config.experiments()[experiment].get("needs_path")
+            else []
+        )
+        found = config.sweep_members(experiment, data, args.protocol, args.outputs, file or real)
+        members = {member.directory: member for member in found} | members  # experiments may share runs
     outcomes: dict[Path, str] = {}
-    with stop_signals(workers=True):  # asked once, neither part goes on
+    with stop_signals():  # asked once, neither part goes on
         for device, part in parts(list(members.values()), args.device).items():
             outcomes |= run_all(part, workers=args.workers, device=device)
     stopped = sum(o == "interrupted" for o in outcomes.values())
@@ -157,10 +144,9 @@ def main() -> None:
     from nrc.figures import draw_all
     from nrc.report.html import write_report
 
-    headline = config.headlines(experiments + NEEDS_FILE, args.protocol)
-    for path in draw_all(args.outputs, args.protocol, headline=headline):
-        print(path)
-    write_report(args.outputs, args.protocol, headline=headline)
+    for path, unchanged in draw_all(args.outputs, args.protocol):
+        print(f"{path} (unchanged)" if unchanged else path)
+    write_report(args.outputs, args.protocol)
     print(f"done in {(time.monotonic() - began) / 60:.1f} min")
     if failed:
         raise UserError(f"{len(failed)} of {len(outcomes)} runs did not finish: {'; '.join(failed[:5])}")

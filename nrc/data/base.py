@@ -3,25 +3,31 @@
 import hashlib
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nrc.data._arrays import Array, images, matrix, pixels_sha256
 from nrc.errors import UserError
 
-KINDS = ("paper", "own experts", "real", "synthetic", "stand-in")
-STANDARDIZE = ("none", "x", "xy")
-SPLITS = ("order", "random")
+Array = NDArray[Any]
+Kind = Literal["paper", "own experts", "real", "synthetic", "stand-in"]
+Standardize = Literal["none", "x", "xy"]
+ScaleTargets = Literal["none", "minmax", "standard"]
+EPS = float(np.finfo(np.float64).eps)
+FAR = 1_000.0  # deviations from 0 beyond which float32 keeps less than 4 digits of a column's deviations
 
 
 @dataclass(frozen=True, eq=False)
 class RegressionData:
     """Inputs and targets of a regression problem, split, checked, with the facts that the theory needs.
+
+    A column whose train mean is more than 1,000 standard deviations from 0 (seconds since 1970) would lose its
+    digits in float32. That mean is subtracted in float64 first, from train and test, inputs and targets alike;
+    `provenance["offset"]` and describe() say so.
 
     Args:
         name: short name, used in the run directory and on figures.
@@ -33,9 +39,11 @@ class RegressionData:
             describe() adds; `left_out`, files that run.json names; and `pixels_sha256`, of all pixels (train, then
             test), which spares hashing them.
         sha256: of the names, shapes and bytes of the arrays; computed. If given, it must agree.
+        dataset: the name without what makes this a variant of the set; default: `name`.
+        variant: what makes this a variant of the set, e.g. {"target_mean": 2.0}; {} for the set itself.
 
     Raises:
-        UserError: shapes disagree, a value is not finite, too few rows, or a target is constant.
+        UserError: shapes disagree, a value is no finite real number, too few rows, or a target is constant.
 
     Example:
         >>> x, y = np.eye(4), np.array([[0.0], [1.0], [2.0], [3.0]])
@@ -51,24 +59,55 @@ class RegressionData:
     y_test: Array = field(repr=False)
     input_names: tuple[str, ...]
     target_names: tuple[str, ...]
-    kind: str
+    kind: Kind
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     sha256: str = ""
+    dataset: str = ""
+    variant: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"{self.name}: kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
-        for part in ("x_train", "y_train", "x_test", "y_test"):
-            names = self.input_names if part.startswith("x") else self.target_names
-            check = images if part.startswith("x") and np.ndim(getattr(self, part)) == 4 else matrix
-            object.__setattr__(self, part, check(getattr(self, part), names, f"{self.name}: {part}"))
-        if self.x_train.shape[1:] != self.x_test.shape[1:]:
-            raise UserError(
-                f"{self.name}: train inputs have shape {self.x_train.shape[1:]}, test inputs "
-                f"{self.x_test.shape[1:]}; give both the same"
+        def put(attribute: str, value: Any) -> None:
+            object.__setattr__(self, attribute, value)
+
+        check_choice(f"{self.name}: kind", self.kind, get_args(Kind))
+        offset = {}
+        for side, names in (("x", self.input_names), ("y", self.target_names)):
+            train, test = getattr(self, f"{side}_train"), getattr(self, f"{side}_test")
+            image = side == "x" and 4 in (np.ndim(train), np.ndim(test))
+            check = _images if image else _matrix
+            train, test = (
+                check(a, names, f"{self.name}: {side}_{s}") for a, s in ((train, "train"), (test, "test"))
             )
-        for kind in ("input_names", "target_names"):
-            object.__setattr__(self, kind, tuple(str(name) for name in getattr(self, kind)))
+            if not image:
+                train, test, offset[side] = _centred_if_far(train, test)
+                train, test = (_single(a, names, f"{self.name}: {side}_{s}", offset[side])
+                               for a, s in ((train, "train"), (test, "test")))  # fmt: skip
+            elif train.shape[1:] != test.shape[1:]:
+                raise UserError(
+                    f"{self.name}: train inputs have shape {train.shape[1:]}, test inputs {test.shape[1:]}; "
+                    "give both the same"
+                )
+            put(f"{side}_train", train)
+            put(f"{side}_test", test)
+        put("input_names", tuple(str(name) for name in self.input_names))
+        put("target_names", tuple(str(name) for name in self.target_names))
+        put("dataset", self.dataset or self.name)
+        self._check_rows()
+        moved = {
+            side: {str(n): float(v) for n, v in zip(names, offset[side], strict=True) if v}
+            for side, names in (("x", self.input_names), ("y", self.target_names))
+            if side in offset
+        }
+        if any(moved.values()):
+            put("provenance", {**self.provenance, "offset": moved})
+        found = self._digest()
+        if self.sha256 not in ("", found):
+            raise UserError(
+                f"{self.name}: sha256 is {found[:12]}, expected {self.sha256[:12]}; get the data again"
+            )
+        put("sha256", found)
+
+    def _check_rows(self) -> None:
         for split, smallest in (("train", 2), ("test", 1)):
             rows = len(getattr(self, f"x_{split}")), len(getattr(self, f"y_{split}"))
             if rows[0] != rows[1]:
@@ -79,20 +118,12 @@ class RegressionData:
                 raise UserError(
                     f"{self.name}: {rows[0]} {split} rows; at least {smallest} needed: give more rows"
                 )
-        still = [
-            n for n, column in zip(self.target_names, self.y_train.T, strict=True) if np.ptp(column) == 0
-        ]
+        still = [n for n, c in zip(self.target_names, self.y_train.T, strict=True) if np.ptp(c) == 0]
         if still:
             raise UserError(
-                f"{self.name}: target {', '.join(map(repr, still))} is constant over the train rows; "
-                "there is nothing to regress on: leave it out of the targets"
+                f"{self.name}: target {', '.join(map(repr, still))} is constant over the train rows (as float32); "
+                "there is nothing to regress on: leave it out of the targets, or rescale it if it is tiny"
             )
-        found = self._digest()
-        if self.sha256 not in ("", found):
-            raise UserError(
-                f"{self.name}: sha256 is {found[:12]}, expected {self.sha256[:12]}; get the data again"
-            )
-        object.__setattr__(self, "sha256", found)
 
     def _digest(self) -> str:
         arrays: tuple[Array, ...] = (self.x_train, self.y_train, self.x_test, self.y_test)
@@ -112,20 +143,22 @@ class RegressionData:
         return self.x_train.ndim == 4
 
     @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(H, W) of the images in pixels; None where the inputs are columns of numbers."""
+        return (self.x_train.shape[1], self.x_train.shape[2]) if self.is_image else None
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Rows of both splits and columns (numbers per image) of both sides: train, test, inputs, targets."""
         rows, n_in, n_out = len(self.x_test), math.prod(self.x_train.shape[1:]), self.y_train.shape[1]
         return {"train": len(self.x_train), "test": rows, "inputs": n_in, "targets": n_out}
 
     @cached_property
-    def _centred(self) -> Array:
-        y = self.y_train.astype(np.float64)
-        return y - y.mean(axis=0)
-
-    @cached_property
     def sigma(self) -> Array:
         """Sigma = (1/N) sum_i (y_i - ybar)(y_i - ybar)^T of the train targets, (n, n), fp64."""
-        return self._centred.T @ self._centred / len(self._centred)
+        centred = self.y_train.astype(np.float64)
+        centred -= centred.mean(axis=0)
+        return centred.T @ centred / len(centred)
 
     @cached_property
     def eigenvalues(self) -> Array:
@@ -147,34 +180,149 @@ class RegressionData:
         rounding = 4 * np.finfo(np.float32).eps ** 2 * np.square(self.y_train, dtype=np.float64).sum(1).mean()
         return int((self.eigenvalues > max(1e-10 * self.eigenvalues[0], rounding)).sum())
 
+    @cached_property
+    def mean_in_deviations(self) -> float:
+        """How far the train targets lie from 0: |ybar| / sqrt(trace(Sigma) / n), >= 0, without unit.
+
+        The length of the mean over the root of the mean variance of the n targets; 0 for centred targets.
+        """
+        return mean_in_deviations(self.y_train)
+
+    @cached_property
+    def one_sided(self) -> bool:
+        """Whether all train targets lie on one side of a hyperplane through 0 (`nrc.cone.one_sided`).
+
+        Exact collapse of non-negative (ReLU) features with decayed biases needs it.
+        """
+        from nrc.cone import one_sided
+
+        return one_sided(self.y_train).holds
+
     @property
     def papers_own(self) -> bool:
         """True when these are the rows that the paper itself used."""
         return self.kind == "paper"
 
+    def facts(self) -> dict[str, Any]:
+        """The `data` block of run.json: which set, what makes this a variant of it, sizes and statistics.
+
+        Keys: name, variant, kind, sha256, describe, train, test, inputs, targets, image_size ([H, W] or None),
+        target_names, eigenvalues, lambda_min, target_rank, mean_in_deviations, one_sided; `offset` where a column
+        was centred, `left_out` where files were.
+        """
+        found = {
+            "name": self.dataset, "variant": self.variant, "kind": self.kind, "sha256": self.sha256,
+            "describe": self.describe(), **self.sizes, "image_size": self.image_size and list(self.image_size),
+            "target_names": list(self.target_names), "eigenvalues": self.eigenvalues.tolist(),
+            "lambda_min": self.lambda_min, "target_rank": self.target_rank,
+            "mean_in_deviations": self.mean_in_deviations, "one_sided": self.one_sided,
+        }  # fmt: skip
+        return found | {
+            key: self.provenance[key] for key in ("offset", "left_out") if self.provenance.get(key)
+        }
+
     def describe(self) -> str:
-        """A few lines: sizes, Sigma, its eigenvalues, the rank of the targets, sha256 and origin."""
+        """A few lines: sizes, Sigma, its eigenvalues, rank and mean of the targets, sha256 and origin."""
         n = self.sizes["targets"]
         shown = ", ".join(self.target_names[:6]) + (", ..." if n > 6 else "")
         rows = [" ".join(f"{v:.4g}" for v in row) for row in self.sigma]
         sigma = "[" + (";\n    " if n > 4 else "; ").join(rows) + "]" if n <= 10 else f"a {n} x {n} matrix"
         values = [f"{v:.4g}" for v in self.eigenvalues]
         spectrum = " ".join(values if n <= 10 else [*values[:5], "...", values[-1]])
-        inputs = f"{self.sizes['inputs']} inputs"
-        if self.is_image:
-            inputs = "images {} x {}".format(*self.x_train.shape[1:3])
+        d, count = self.sizes["inputs"], self.sizes["train"]
+        inputs = f"{d} inputs" if self.image_size is None else "images {} x {}".format(*self.image_size)
+        moved = {
+            f"{name} {v:.6g}"
+            for names in self.provenance.get("offset", {}).values()
+            for name, v in names.items()
+        }
+        side = "yes" if self.one_sided else "no"
         return "\n".join(
             (
-                f"{self.name}: {self.sizes['train']} train and {self.sizes['test']} test rows, "
+                f"{self.name}: {count} train and {self.sizes['test']} test rows, "
                 f"{inputs} -> {n} targets ({shown})",
                 f"  Sigma = {sigma}, predicting the mean gives MSE {self.sigma.trace() / n:.4g}",
                 f"  eigenvalues {spectrum}, lambda_min {self.lambda_min:.4g}, "
                 f"numerical rank of the targets {self.target_rank} of {n}",
+                f"  mean of the targets {self.mean_in_deviations:.3g} deviations from 0, targets one-sided: {side} "
+                "(ReLU features need it to collapse exactly while biases decay)",
                 f"  sha256 {self.sha256[:12]}, kind: {self.kind}, "
                 f"the paper's own data: {'yes' if self.papers_own else 'no'}",
+                *([f"  more inputs ({d}) than train rows ({count}): any targets can be fitted exactly"]
+                  if d > count and not self.is_image else []),
+                *([f"  offsets that float32 cannot carry were subtracted: {', '.join(sorted(moved)[:6])}"] if moved else []),
                 *(f"  {note}" for note in self.provenance.get("notes", ())),
             )
+        )  # fmt: skip
+
+
+def mean_in_deviations(y: Array) -> float:
+    """|ybar| / sqrt(trace(Sigma) / n) of targets (N, n); infinite where they are constant.
+
+    Example:
+        >>> round(mean_in_deviations(np.array([[1.0], [3.0]])), 6)
+        2.0
+    """
+    y = np.asarray(y, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.linalg.norm(y.mean(axis=0)) / np.sqrt(y.var(axis=0).mean()))
+
+
+def _matrix(values: Any, names: Sequence[str], what: str) -> Array:
+    """`values` if they are real numbers (N, columns)."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{what} holds {array.dtype}, not real numbers; encode or leave out such columns")
+    if array.ndim != 2 or array.shape[1] != len(names) or not len(names):
+        raise UserError(f"{what} has shape {array.shape}; expected (N, {len(names)}), one column per name")
+    return array
+
+
+def _centred_if_far(train: Array, test: Array) -> tuple[Array, Array, Array]:
+    """Both parts without the train mean of the columns that float32 cannot carry, and what was subtracted, (d,)."""
+    if not len(train):
+        return train, test, np.zeros(train.shape[1])
+    with np.errstate(all="ignore"):
+        mean, deviation = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
+        far = (deviation > 8 * EPS * abs(mean)) & (abs(mean) > FAR * deviation) & np.isfinite(mean)
+        if not far.any():
+            return train, test, np.zeros(train.shape[1])
+        offset = np.where(far, mean, 0.0)
+        return train - offset, test - offset, offset
+
+
+def _single(array: Array, names: Sequence[str], what: str, offset: Array) -> Array:
+    """(N, columns) as float32, C-contiguous and finite; `offset` was subtracted before."""
+    with np.errstate(over="ignore"):
+        single = np.ascontiguousarray(array, dtype=np.float32)
+    bad = np.argwhere(~np.isfinite(single))
+    if len(bad):
+        row, column = bad[0]
+        raise UserError(
+            f"{what} row {row + 1}, column {names[column]!r} is {array[row, column] + offset[column]}, not finite "
+            "as float32; drop or rescale such values"
         )
+    return single
+
+
+def _images(values: Any, names: Sequence[str], what: str) -> Array:
+    """The array itself, if it is images (N, H, W, 3) of uint8."""
+    array = np.asanyarray(values)
+    if array.ndim != 4 or array.dtype != np.uint8 or array.shape[3] != 3 or tuple(names) != ("image",):
+        raise UserError(
+            f"{what} has shape {array.shape}, {array.dtype} and names {tuple(names)}; expected images "
+            "(N, H, W, 3) of uint8 with the single name 'image'"
+        )
+    return array
+
+
+def pixels_sha256(*arrays: Array) -> str:
+    """sha256 of the pixels of image arrays (N, H, W, 3) uint8, one after the other, in bounded memory."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        for start in range(0, len(array), 256):
+            digest.update(array[start : start + 256].tobytes())
+    return digest.hexdigest()
 
 
 def train_test_split_indices(n: int, test_size: float | int, seed: int) -> tuple[Array, Array]:
@@ -214,15 +362,14 @@ def standardise(x_train: Array, x_test: Array) -> tuple[Array, Array, Array, Arr
     """
     train, test = np.asarray(x_train, np.float64), np.asarray(x_test, np.float64)
     mean, variance = train.mean(axis=0), train.var(axis=0)
-    eps, n = np.finfo(np.float64).eps, len(train)
     # below the rounding error of a variance the column is constant, and scaling would only blow up noise
-    constant = variance <= n * eps * variance + (n * mean * eps) ** 2
+    constant = variance <= len(train) * EPS * variance + (len(train) * mean * EPS) ** 2
     scale = np.where(constant, 1.0, np.sqrt(variance))
     return (train - mean) / scale, (test - mean) / scale, mean, scale
 
 
 def standardised(
-    mode: str, x_train: Array, y_train: Array, x_test: Array, y_test: Array
+    mode: Standardize, x_train: Array, y_train: Array, x_test: Array, y_test: Array
 ) -> tuple[tuple[Array, Array, Array, Array], dict[str, Any]]:
     """Apply mode none, x or xy; returns the four arrays and what was done (for provenance)."""
     done: dict[str, Any] = {"standardize": mode}
@@ -235,10 +382,7 @@ def standardised(
     return (x_train, y_train, x_test, y_test), done
 
 
-TARGET_SCALES = ("none", "minmax", "standard")
-
-
-def scaled_targets(mode: str, y: Array, n_train: int) -> tuple[Array, dict[str, Any]]:
+def scaled_targets(mode: ScaleTargets, y: Array, n_train: int) -> tuple[Array, dict[str, Any]]:
     """Targets (N, n), of which the first n_train are train rows, and what was done (for provenance).
 
     mode: "none"; "minmax", each column to [0, 1] over the train rows; "standard", to mean 0 and deviation 1.
@@ -246,9 +390,8 @@ def scaled_targets(mode: str, y: Array, n_train: int) -> tuple[Array, dict[str, 
     done: dict[str, Any] = {"scale_targets": mode}
     if mode == "minmax":
         low, high = y[:n_train].min(axis=0), y[:n_train].max(axis=0)
-        return (y - low) / np.where(high > low, high - low, 1), done | {
-            "y_min": low.tolist(), "y_max": high.tolist(),
-        }  # fmt: skip
+        done |= {"y_min": low.tolist(), "y_max": high.tolist()}
+        return (y - low) / np.where(high > low, high - low, 1), done
     if mode == "standard":
         train, test, mean, scale = standardise(y[:n_train], y[n_train:])
         return np.concatenate((train, test)), done | {"y_mean": mean.tolist(), "y_scale": scale.tolist()}
@@ -259,16 +402,3 @@ def check_choice(option: str, value: Any, choices: Sequence[str]) -> None:
     """One readable line when a setting is not among its choices."""
     if value not in choices:
         raise UserError(f"{option} is {value!r}; expected one of {', '.join(choices)}")
-
-
-def check_name(value: str | None) -> None:
-    """A data set's name becomes a folder, so it must not lead elsewhere; None passes."""
-    if value is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", value):
-        raise UserError(f"data.name is {value!r}; expected letters, digits, - and _, e.g. reacher")
-
-
-def check_range(option: str, value: float | None, low: float, high: float = math.inf) -> None:
-    """One readable line when a number is outside [low, high]; None passes."""
-    if value is not None and not low <= value <= high:
-        raise UserError(f"{option} is {value}; expected {low} <= {option} <= {high:g}" if high < math.inf
-                        else f"{option} is {value}; expected a number >= {low}")  # fmt: skip

@@ -6,20 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from nrc.data._columns import existing
-from nrc.data._files import read
-from nrc.data.base import (
-    STANDARDIZE,
-    Array,
-    RegressionData,
-    check_choice,
-    check_name,
-    check_range,
-    standardised,
-    train_test_split_indices,
-)
+from nrc.data.base import Array, RegressionData, Standardize, standardised, train_test_split_indices
+from nrc.data.reading import existing, sha256
+from nrc.data.settings import INF, SEEDS, DataSource
+from nrc.data.tables import read
 from nrc.errors import UserError
-from nrc.runs.files import sha256
 
 ROWS = 241_600
 TARGETS = tuple(f"Run{k} (ms)" for k in range(1, 5))
@@ -75,7 +66,7 @@ def inputs() -> Array:
 
 
 @dataclass(frozen=True)
-class Sgemm:
+class Sgemm(DataSource):
     """241,600 kernel tunings and their four run times in raw milliseconds, split and scaled as published.
 
     The inputs are computed; the file gives the run times and must hold the same inputs in the same order.
@@ -102,25 +93,21 @@ class Sgemm:
     name: str = "sgemm"
     test_fraction: float = 0.2
     split_seed: int = 42
-    standardize: str = "xy"
+    standardize: Standardize = "xy"
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_choice("data.standardize", self.standardize, STANDARDIZE)
-        check_range("data.test_fraction", self.test_fraction, 1e-5, 0.99)
-        check_range("data.split_seed", self.split_seed, 0, 2**32 - 1)
-        check_range("data.limit", self.limit, 2)
+        self.check(test_fraction=(1e-5, 0.99), split_seed=SEEDS, limit=(2, INF))
 
     @property
-    def data_name(self) -> str:
-        """The name that goes into the run directory."""
+    def dataset(self) -> str:
+        """sgemm, unless named otherwise."""
         return self.name
 
     @property
-    def n(self) -> int:
-        """Rows in all, by which a sweep guesses the cost of a run."""
-        return ROWS
+    def expected_rows(self) -> int:
+        """The published set's train rows, or `limit`."""
+        return self.limit or 4 * ROWS // 5
 
     def load(self) -> RegressionData:
         """Read the run times, check the inputs against the enumeration, split and standardise."""
@@ -137,7 +124,7 @@ class Sgemm:
             "source": "UCI SGEMM GPU kernel performance", "files": {file.name: sha256(file)},
             "split": "random", "split_seed": self.split_seed, "limit": self.limit, **done,
         }  # fmt: skip
-        return RegressionData(self.name, *arrays, INPUTS, TARGETS, "paper", provenance)
+        return self.finished(arrays, INPUTS, TARGETS, "paper", provenance)
 
 
 def _run_times(path: str, x: Array) -> Array:

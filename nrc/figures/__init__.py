@@ -1,115 +1,12 @@
 """Figures of both papers, drawn from run directories alone.
 
-`draw_all` looks for the runs of each experiment and draws every figure whose runs exist, as PNG and PDF with
-the csv of exactly what is drawn, and `captions.md` (for people) and `captions.json` (for programs).
+Each is a function of the finished runs with a fixed caption (`nrc.figures.registry`). `draw` draws one, `draw_all`
+every one whose runs exist: PNG, PDF and the csv of exactly what is drawn, and `captions.md` with what to see.
 """
 
-import shlex
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from nrc.figures.curves import Drawing
+from nrc.figures.output import Drawn, draw, draw_all
+from nrc.figures.registry import Figure, figure, figures
+from nrc.runs.read import Runs
 
-from nrc.figures import (
-    deep,
-    evr,
-    gamma,
-    geometry,
-    phase,
-    prevalence,
-    published,
-    sgemm,
-    sweep,
-    target_mean,
-    tau_clock,
-    theory,
-    ufm,
-    ufm_residuals,
-)
-from nrc.figures._style import Drawing, save, style
-from nrc.runs.directory import atomic, write_json
-from nrc.runs.read import Headline, Runs
-
-FIGURES: list[Callable[[Runs], list[Drawing]]] = [
-    prevalence.draw,
-    evr.draw,
-    gamma.draw,
-    sweep.draw,
-    target_mean.draw,
-    phase.draw,
-    geometry.draw,
-    published.draw,
-    deep.draw,
-    sgemm.draw,
-    tau_clock.draw,
-    ufm.draw,
-    ufm_residuals.draw,
-    theory.draw,
-]
-
-__all__ = ["FIGURES", "Drawing", "Runs", "draw_all"]
-
-
-def draw_all(
-    outputs: Path,
-    protocol: str = "quick",
-    say: Callable[[str], None] = print,
-    *,
-    headline: Headline | None = None,
-    datasets: Sequence[str] | None = None,
-    folder: Path | None = None,
-) -> list[Path]:
-    """Draw every figure whose finished runs exist below `outputs`.
-
-    Args:
-        outputs: holds `<experiment>-<protocol>/<data>/wd=<value>/seed=<k>/`, and `tau_clock/<data>/...`.
-        protocol: quick, accelerated or paper; chooses the folders.
-        say: receives plain lines.
-        headline: experiment -> data -> the weight decay of the one-lambda figures; default: the largest
-            whose features are alive at the end.
-        datasets: draw these alone; None: all that are present.
-        folder: where to write; None: `outputs/figures`.
-
-    Returns:
-        The files written, captions last. [] when there is nothing to draw.
-
-    Example:
-        draw_all(Path("outputs"), "quick", headline={"prevalence": {"reacher": 1.5e-3}})
-    """
-    outputs = Path(outputs)
-    folder = Path(folder or outputs / "figures")
-    runs = Runs(outputs, protocol, headline, datasets, say)
-    written: list[Path] = []
-    captions: dict[str, dict] = {}
-    with style():
-        for figures in FIGURES:
-            for drawing in figures(runs):
-                files = save(drawing, folder)
-                written += files
-                captions[drawing.name] = _entry(drawing, outputs, files)
-                say(f"{files[0]}: {drawing.title}")
-    if not written:
-        say(f"no finished runs of the {protocol} protocol below {outputs}: nothing to draw")
-        return []
-    write_json(folder / "captions.json", captions)
-    with atomic(folder / "captions.md") as tmp:
-        tmp.write_text(_markdown(captions))
-    return [*written, folder / "captions.md", folder / "captions.json"]
-
-
-def _entry(drawing: Drawing, outputs: Path, files: list[Path]) -> dict:
-    return {
-        "title": drawing.title,
-        "caption": drawing.caption,
-        "files": [file.name for file in files],
-        "csv": files[-1].name,
-        "runs": sorted({str(run.path.relative_to(outputs)) for run in drawing.runs}),
-        "commands": [shlex.join(shlex.split(command)) for command in drawing.commands],
-    }
-
-
-def _markdown(captions: dict[str, dict]) -> str:
-    lines = ["# Figures", "", "Each is there as PNG and PDF, with the csv of what is drawn.", ""]
-    for name, entry in captions.items():
-        commands = "".join(f"\n    {command}" for command in entry["commands"])
-        lines += [f"## {name}: {entry['title']}", "", f"![{name}]({name}.png)", "", entry["caption"], ""]
-        lines += [f"Numbers: `{entry['csv']}`. From {len(entry['runs'])} runs, made by:", commands, ""]
-    return "\n".join(lines)
+__all__ = ["Drawing", "Drawn", "Figure", "Runs", "draw", "draw_all", "figure", "figures"]

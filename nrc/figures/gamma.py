@@ -1,97 +1,75 @@
 """Figure 4 of NeurIPS 2024: NRC3 of the final W against gamma."""
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
-from nrc.figures._command import command
-from nrc.figures._curves import Sheet, log_axis
-from nrc.figures._reference import base, differences, on_which_data, published, recipe
-from nrc.figures._style import (
-    C0,
-    C1,
-    PUBLISHED,
-    Drawing,
-    footer,
-    legend_below,
-    lost,
-    new_figure,
-    number,
-    panels_width,
-    pretty,
-    scientific,
-)
-from nrc.figures.prevalence import IMAGES, KINDS, LAYERS, sets
+from nrc.figures import curves, reference, selection, style
+from nrc.figures.curves import Drawing
+from nrc.figures.registry import figure
+from nrc.figures.style import C0, C1, PUBLISHED, key
 from nrc.metrics import Undefined, gamma_star, nrc3_curve
 from nrc.runs.read import Run, Runs
 
-COLOURS = {"relu": C0, "linear": C1, "images": C0, "images_real": C0}
+NAMES = {"gamma": list(selection.LAYERS)} | {f"gamma_{kind}": [kind] for kind in selection.IMAGES}
+LOOKS: dict[str, dict[str, Any]] = {kind: {"color": C0, "lw": 0.9} for kind in selection.KINDS}
+LOOKS["linear"] = {"color": C1, "lw": 0.9, "ls": "--"}
 POINTS = 400
 
 
-def draw(runs: Runs) -> list[Drawing]:
-    """`gamma` and `gamma_images`: NRC3(gamma) with the closed-form minimum marked; not for one target."""
-    names = {"gamma": list(LAYERS)} | {f"gamma_{kind}": [kind] for kind in IMAGES}
-    return [d for name, kinds in names.items() if (d := _figure(runs, name, kinds)) is not None]
+@figure(
+    "gamma",
+    paper="NeurIPS 2024",
+    numbers=(4,),
+    reads=selection.EXPERIMENTS,
+    caption="NRC3 of the final W against gamma over the smallest eigenvalue of Sigma, one line per seed; the dot is the "
+    "closed-form minimum, inside (0, 1) when W fits the shifted root of Sigma. At 1 the shifted root has lost its weakest "
+    "direction, and W with it. Grey ticks on the upper edge: minima printed in the paper, of ReLU features on its rows.",
+)
+def gamma(runs: Runs) -> Iterator[Drawing]:
+    for name, kinds in NAMES.items():
+        columns: dict[str, dict[str, list[Run]]] = {}
+        for kind in kinds:
+            for data in selection.sets(runs, kind):
+                main = runs.headline(selection.KINDS[kind][0], data)
+                main = [run for run in main if len(run.snapshots.get("sigma", [])) > 1]
+                if main:
+                    columns.setdefault(data, {})[kind] = main
+        if columns:
+            yield _one(name, columns)
 
 
-def _figure(runs: Runs, name: str, kinds_drawn: list[str]) -> Drawing | None:
-    columns: dict[str, dict[str, list[Run]]] = {}
-    for kind in kinds_drawn:
-        experiment = KINDS[kind][0]
-        for data in sets(runs, kind):
-            main = [run for run in runs.headline(experiment, data) if len(run.snapshots.get("sigma", [])) > 1]
-            if main:
-                columns.setdefault(data, {})[kind] = main
-    if not columns:
-        return None
-    figure = new_figure(panels_width(len(columns)), 2.3)
-    axes = figure.subplots(1, len(columns), squeeze=False)[0]
-    sheet, said, used = Sheet("gamma_over_lambda_min"), [], []
-    for panel, (data, kinds) in zip(axes, columns.items(), strict=True):
-        panel.set_yscale("log")
+def _one(name: str, columns: Mapping[str, Mapping[str, list[Run]]]) -> Drawing:
+    drawing = Drawing(name, "NRC3 against gamma", 1, len(columns), 2.5, "gamma_over_lambda_min")
+    for axes, (data, kinds) in zip(drawing.grid[0], columns.items(), strict=True):
+        axes.set_yscale("log")
         for kind, main in kinds.items():
-            minima = [m for run in main if (m := _one(sheet, panel, run, kind)) is not None]
-            places = "/".join(number(m) for m in sorted(minima)) or "undefined"
-            said.append(
-                f"{pretty(data, main)}, {kind.partition('_')[0]}: minimum at gamma/lambda_min = {places}"
-                + (f" ({words})" if (words := lost(main)) else "")
-            )
-            used += main
-        panel.set_title(f"{pretty(data, main)}\n{_lambdas(kinds)}")
-        panel.set_xlim(-0.04, 1.04)
-        panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
-        panel.set_xlabel("γ / smallest eigenvalue of Σ")
-        log_axis(panel)
-        _published_minimum(sheet, panel, data)
-    axes[0].set_ylabel("NRC3(γ) of the final W")
-    legend_below(figure, _key(columns), 2 if len(columns) == 1 else 4)
-    footer(figure, used, features=False)
-    commands = [
-        command(KINDS[kind][0], kinds[kind])
-        for kind in kinds_drawn
-        for kinds in columns.values()
-        if kind in kinds
-    ]
-    caption = (
-        "NRC3 of the final W against gamma/lambda_min, one line per seed; the dot is the closed-form minimum, inside "
-        "(0, 1) when W fits the shifted root of Sigma; at 1 the shifted root has lost its weakest direction, and W with it. "
-        + "; ".join(said)
-        + ". Grey ticks on the upper edge: minima printed in the paper"
-        + _elsewhere([run for kinds in columns.values() for main in kinds.values() for run in main[:1]])
-    )
-    return Drawing(name, "NRC3 against gamma", caption, figure, sheet.table(), used, commands)
+            for run in main:
+                _curve(drawing, axes, run, kind)
+            drawing.runs += main
+        axes.set_title(f"{style.pretty(data, drawing.runs[-1:])}\n{_lambdas(kinds)}")
+        axes.set_xlim(-0.04, 1.04)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+        axes.set_xlabel("γ / smallest eigenvalue of Σ")
+        curves.log_axis(axes)
+        printed = reference.published("gamma_minima")
+        for place in printed[printed["dataset"] == reference.base(data)]["gamma_over_lambda_min"]:
+            at = axes.get_xaxis_transform()
+            axes.plot([place, place], [0.92, 1.0], transform=at, color=PUBLISHED, lw=1.4)
+            drawing.note([place], [np.nan], data=data, metric="nrc3", series="published minimum")
+    drawing.grid[0, 0].set_ylabel("NRC3(γ) of the final W")
+    present = [k for k in LOOKS if any(k in kinds for kinds in columns.values())]
+    handles = [key(selection.KINDS[k][1], **LOOKS[k]) for k in present]
+    handles.append(key("minimum, closed form", color="0.2", marker="o", ls=""))
+    handles.append(key("published minimum", color=PUBLISHED, marker="|", ms=6, mew=1.4, ls=""))
+    drawing.legend(handles, 2 if len(columns) == 1 else 4)
+    return drawing
 
 
-def _lambdas(kinds: dict[str, list[Run]]) -> str:
-    values = {kind: main[0].weight_decay for kind, main in kinds.items()}
-    if len(set(values.values())) == 1:
-        return f"λ = {scientific(next(iter(values.values())))}"
-    return "λ = " + ", ".join(f"{scientific(v)} ({k.replace('relu', 'ReLU')})" for k, v in values.items())
-
-
-def _one(sheet: Sheet, panel: Axes, run: Run, kind: str) -> float | None:
-    """Draw one run; returns gamma*/lambda_min, None where NRC3 is undefined."""
+def _curve(drawing: Drawing, axes: Axes, run: Run, kind: str) -> None:
+    """One run, unless its NRC3 is undefined."""
     weight, sigma = run.snapshots["weight_end"], run.snapshots["sigma"]
     smallest = float(np.linalg.eigvalsh(sigma)[0])
     share = np.linspace(0, 1, POINTS + 1)[1:]
@@ -100,38 +78,18 @@ def _one(sheet: Sheet, panel: Axes, run: Run, kind: str) -> float | None:
         values = nrc3_curve(weight, sigma, share * smallest).numpy()
         best, value = gamma_star(weight, sigma)
     except Undefined:
-        return None
+        return
     values = np.where(np.isfinite(values), values, np.nan)
-    sheet.line(panel, share, values, {**labels, "series": kind}, color=COLOURS[kind], lw=0.9)
-    place = {"color": COLOURS[kind], "marker": "o", "ls": "", "ms": 3.5, "zorder": 4, "clip_on": False}
-    sheet.line(panel, [best / smallest], [value], {**labels, "series": f"{kind} minimum"}, **place)
-    return best / smallest
+    drawing.line(axes, share, values, {**labels, "series": kind}, **LOOKS[kind])
+    dot = {"color": LOOKS[kind]["color"], "marker": "o", "ls": "", "ms": 3.5, "zorder": 4, "clip_on": False}
+    drawing.line(axes, [best / smallest], [value], {**labels, "series": f"{kind} minimum"}, **dot)
 
 
-def _elsewhere(runs: list[Run]) -> str:
-    """What the published minima are of."""
-    images = [
-        f"{pretty(r.data, [r])} {differences(r, 'prevalence')}" for r in runs if recipe("prevalence", r.data)
-    ]
-    if not any(run.settings["model"].get("kind") == "ResNet" for run in runs):
-        return f", for ReLU features and {on_which_data(runs)}."
-    return f". There / here: {'; '.join(images)}." if images else "."
-
-
-def _published_minimum(sheet: Sheet, panel: Axes, data: str) -> None:
-    table = published("gamma_minima")
-    for place in table[table["dataset"] == base(data)]["gamma_over_lambda_min"]:
-        panel.plot(
-            [place, place], [0.92, 1.0], transform=panel.get_xaxis_transform(), color=PUBLISHED, lw=1.4
-        )
-        sheet.note([place], [np.nan], data=data, metric="nrc3", series="published minimum")
-
-
-def _key(columns: dict[str, dict[str, list[Run]]]) -> list[Line2D]:
-    kinds = [kind for kind in KINDS if any(kind in found for found in columns.values())]
-    lines = [Line2D([], [], color=COLOURS[k], lw=0.9, label=KINDS[k][1]) for k in kinds]
-    return [
-        *lines,
-        Line2D([], [], color="0.2", marker="o", ls="", label="minimum, closed form"),
-        Line2D([], [], color=PUBLISHED, marker="|", ms=6, mew=1.4, ls="", label="published minimum"),
-    ]
+def _lambdas(kinds: Mapping[str, list[Run]]) -> str:
+    """One line per feature layer: weight decay, and what keeps the runs from being a collapse."""
+    lines = []
+    for kind, main in kinds.items():
+        layer = {"relu": "ReLU", "linear": "linear"}.get(kind, "ResNet")
+        words = [layer, f"λ = {style.scientific(main[0].weight_decay)}", style.state(main)]
+        lines.append(", ".join(filter(None, words)))
+    return "\n".join(lines)

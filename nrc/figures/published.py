@@ -1,90 +1,69 @@
-"""Our raw-feature collapse beside the published numbers of the paper's earlier runs, which used raw features."""
+"""Our collapse of raw features beside the published numbers of the paper's earlier runs, which used raw features."""
 
-from matplotlib.lines import Line2D
+from collections.abc import Iterator
+from typing import Any
 
-from nrc.figures._command import command
-from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
-from nrc.figures._reference import curve, on_which_data
-from nrc.figures._style import (
-    C0,
-    C1,
-    PUBLISHED,
-    Drawing,
-    footer,
-    legend_below,
-    new_figure,
-    number,
-    panels_width,
-    pretty,
-    scientific,
-)
-from nrc.figures.prevalence import LAYERS, ends
+from matplotlib.axes import Axes
+
+from nrc.figures import curves, selection, style
+from nrc.figures.curves import Drawing, TauAxis
+from nrc.figures.reference import curve
+from nrc.figures.registry import figure
 from nrc.runs.read import Run, Runs
 
-ROWS = [("nrc1_raw", "NRC1, raw features"), ("nrc2_raw", "NRC2, raw features"), ("nrc3", "NRC3")]
-COLOURS = {"relu": C0, "linear": C1}
+ROWS = [
+    ("nrc1_raw", "train", "NRC1, raw features"),
+    ("nrc2_raw", "train", "NRC2, raw features"),
+    ("nrc3", "train", "NRC3"),
+]
+LOOKS: dict[str, dict[str, Any]] = {
+    "relu": {"color": style.C0, "ls": "-"},
+    "linear": {"color": style.C1, "ls": "--"},
+}
+THEIRS = {"color": style.PUBLISHED, "lw": 0.8}
 
 
-def draw(runs: Runs) -> list[Drawing]:
-    """`published`: where numbers were published, ours beside them on the same tau axis."""
+@figure(
+    "published",
+    paper="NeurIPS 2024",
+    numbers=(2,),
+    reads=["prevalence", "prevalence_linear"],
+    caption="Grey: an earlier generation of the paper's runs, the only ones known as numbers; one seed of the 3x256 "
+    "network, for Hopper probably with a linear feature layer. The same quantities on the same tau axis, on the rows "
+    "that the small print names and at our weight decays.",
+)
+def published(runs: Runs) -> Iterator[Drawing]:
     columns: dict[str, dict[str, list[Run]]] = {}
-    for kind, (experiment, _) in LAYERS.items():
+    for kind, (experiment, _) in selection.LAYERS.items():
         for data in runs.of(experiment):
             main = runs.headline(experiment, data)
             if main and len(curve("prevalence_published", data, "nrc1_raw")):
                 columns.setdefault(data, {})[kind] = main
     if not columns:
-        return []
-    figure = new_figure(panels_width(len(columns)), 4.6)
-    grid = figure.subplots(len(ROWS), len(columns), squeeze=False, sharex="col")
-    sheet, used, said = Sheet(), [], []
-    for column, (data, kinds) in enumerate(columns.items()):
-        everything = [run for main in kinds.values() for run in main]
-        used += everything
-        tau = TauAxis(everything)
-        for row, (metric, label) in enumerate(ROWS):
-            panel = grid[row, column]
-            panel.set_yscale("log")
-            reference = curve("prevalence_published", data, metric)
-            labels = {"data": data, "metric": metric, "series": "published"}
-            labels["weight_decay"] = reference["weight_decay"].iloc[0]
-            sheet.line(panel, reference["tau"], reference["value"], labels, color=PUBLISHED, lw=0.8)
-            for kind, main in kinds.items():
-                draw_runs(sheet, panel, tau, main, metric, colour=COLOURS[kind], series=kind)
-            log_axis(panel)
-            if column == 0:
-                panel.set_ylabel(label)
-        reference = curve("prevalence_published", data, "nrc1_raw")
-        tau.end = max(tau.end, float(reference["tau"].max()))
-        tau.dress(grid[-1, column])
-        lam = float(reference["weight_decay"].iloc[0])
-        budget = lam * reference["tau"].max()
-        grid[0, column].set_title(
-            f"{pretty(data)}\npublished λ = {scientific(lam)},  λτ = {budget:.3g}", fontsize=7
-        )
-        ours = ", ".join(
-            f"{kind} (lambda {main[0].weight_decay:g}, budget {main[0].budget:.3g}) {number(ends(main, 'nrc1_raw'))}"
-            for kind, main in kinds.items()
-        )
-        said.append(
-            f"{pretty(data)}: raw NRC1 ends at {ours}; published (lambda {lam:g}, budget {budget:.3g}) "
-            f"{number(reference['value'].iloc[-1])}"
-        )
-    handles = [
-        Line2D([], [], color=COLOURS[k], label=f"ours, {LAYERS[k][1]}")
-        for k in LAYERS
-        if any(k in c for c in columns.values())
-    ]
-    handles.append(Line2D([], [], color=PUBLISHED, lw=0.8, label="published, one seed"))
-    legend_below(figure, handles, 1 if len(columns) == 1 else 3)
-    footer(figure, used, features=False)
-    caption = (
-        "Grey: an earlier generation of the paper's runs, the only ones known as numbers. Same quantities and tau axis, "
-        f"on {on_which_data(used)}; its network is the 3x256 one, for Hopper probably with a linear feature layer. "
-        + "; ".join(said)
-        + "."
-    )
-    commands = [command(LAYERS[k][0], main) for kinds in columns.values() for k, main in kinds.items()]
-    return [
-        Drawing("published", "Beside the published numbers", caption, figure, sheet.table(), used, commands)
-    ]
+        return
+    drawing = Drawing("published", "Beside the published numbers", len(ROWS), len(columns), 4.6)
+
+    def panel(axes: Axes, tau: TauAxis, kinds: Any, row: curves.Row) -> None:
+        axes.set_yscale("log")
+        data = next(iter(kinds.values()))[0].data
+        theirs = curve("prevalence_published", data, row[0])
+        labels = {"data": data, "metric": row[0], "series": "published"}
+        labels["weight_decay"] = theirs["weight_decay"].iloc[0]
+        drawing.line(axes, theirs["tau"], theirs["value"], labels, **THEIRS)
+        for kind, main in kinds.items():
+            drawing.curve(axes, tau, main, row[0], series=kind, **LOOKS[kind])
+        curves.log_axis(axes)
+        tau.end = max(tau.end, float(curve("prevalence_published", data, "nrc1_raw")["tau"].max()))
+
+    drawing.curves(columns, ROWS, panel, _title)
+    present = [k for k in LOOKS if any(k in kinds for kinds in columns.values())]
+    handles = [style.key(f"ours, {selection.LAYERS[k][1]}", **LOOKS[k]) for k in present]
+    drawing.legend([*handles, style.key("published, one seed", **THEIRS)], 1 if len(columns) == 1 else 3)
+    yield drawing
+
+
+def _title(data: str, used: list[Run]) -> str:
+    theirs = curve("prevalence_published", data, "nrc1_raw")
+    decay = float(theirs["weight_decay"].iloc[0])
+    budget = decay * theirs["tau"].max()
+    return f"{style.pretty(data)}\npublished λ = {style.scientific(decay)},  λτ = {budget:.3g}"

@@ -1,115 +1,68 @@
 """The tau clock: plain SGD as published and momentum SGD with large steps, read against the same tau."""
 
-import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
-from matplotlib.lines import Line2D
+from matplotlib.axes import Axes
 
-from nrc.figures._command import command
-from nrc.figures._curves import FLOOR, Sheet, TauAxis, draw_runs, log_axis
-from nrc.figures._style import (
-    C0,
-    C1,
-    C2,
-    Drawing,
-    column_title,
-    footer,
-    legend_below,
-    new_figure,
-    panels_width,
-    pretty,
-)
+from nrc.criteria import geometric_mean
+from nrc.figures import curves, style
+from nrc.figures.curves import Drawing, TauAxis
+from nrc.figures.registry import figure
 from nrc.runs.read import Run, Runs
 
 NEEDED = ("paper", "accelerated")
-ROWS = [("mse", "train MSE"), ("nrc1", "NRC1"), ("nrc3", "NRC3")]
-LOOK = {"paper": (C0, "-", 2.4), "accelerated": (C1, "--", 1.2), "quick": (C2, ":", 1.2)}
+ROWS = [("mse", "train", "train MSE"), ("nrc1", "train", "NRC1"), ("nrc3", "train", "NRC3")]
+LOOKS: dict[str, dict[str, Any]] = {
+    "paper": {"color": style.C0, "ls": "-", "lw": 2.4},
+    "accelerated": {"color": style.C1, "ls": "--", "lw": 1.2},
+    "quick": {"color": style.C2, "ls": ":", "lw": 1.2},
+}
 
 
-def draw(runs: Runs) -> list[Drawing]:
-    """`tau_clock`: the protocols on one axis, with their gaps to `paper` at the end as text and in the csv."""
+@figure(
+    "tau_clock",
+    reads=["tau_clock"],
+    caption="The published recipe and momentum SGD, read against tau = sum of lr/(1 - momentum): where the dashed curve "
+    "lies on the solid one, fewer steps did the same. At the very start they cannot agree, as one step of the second is "
+    "many of the first. Above the panels: the gaps to paper at the end, accelerated first, as a share of the error and "
+    "in decades of NRC1 and NRC3.",
+)
+def tau_clock(runs: Runs) -> Iterator[Drawing]:
     columns: dict[str, dict[str, list[Run]]] = {}
     for data, found in runs.of("tau_clock", both_protocols=True).items():
-        both = {p: [run for run in found if run.protocol == p] for p in LOOK}
-        if all(both[p] for p in NEEDED):
-            columns[data] = {p: group for p, group in both.items() if group}
+        groups = {p: [run for run in found if run.protocol == p] for p in LOOKS}
+        if all(groups[p] for p in NEEDED):
+            columns[data] = {p: group for p, group in groups.items() if group}
     if not columns:
-        return []
-    figure = new_figure(panels_width(len(columns)), 4.6)
-    grid = figure.subplots(len(ROWS), len(columns), squeeze=False, sharex="col")
-    sheet, used = Sheet(), []
-    for column, (data, both) in enumerate(columns.items()):
-        everything = [run for group in both.values() for run in group]
-        used += everything
-        tau = TauAxis(everything)
-        for row, (metric, label) in enumerate(ROWS):
-            panel = grid[row, column]
-            panel.set_yscale("log")
-            for protocol, group in both.items():
-                colour, line, width = LOOK[protocol]
-                draw_runs(
-                    sheet, panel, tau, group, metric, colour=colour, line=line, width=width, series=protocol
-                )
-            log_axis(panel, shortest=6)
-            gaps = {p: _gap(metric, both, p) for p in both if p != "paper"}
-            text = ", ".join(gaps.values()).replace(" decades,", ",")
-            panel.set_title(f"end: {text}", fontsize=7, loc="right", pad=2)
-            for protocol in gaps:
-                labels = {"data": data, "metric": metric, "series": f"log10({protocol}/paper) at the end"}
-                sheet.note([tau.end], [_decades(metric, both, protocol)], seed="mean", **labels)
-            if column == 0:
-                panel.set_ylabel(label)
-        grid[0, column].set_title(column_title(data, everything) + "\n", pad=2)
-        tau.dress(grid[-1, column])
-    handles = [
-        Line2D([], [], color=c, ls=ls, lw=w, label=_words(columns, p))
-        for p, (c, ls, w) in LOOK.items()
-        if any(p in both for both in columns.values())
-    ]
-    legend_below(figure, handles, 1)
-    footer(figure, used)
-    said = {
-        p: "; ".join(
-            f"{pretty(d)}: " + ", ".join(f"{label} {_gap(m, both, p)}" for m, label in ROWS)
-            for d, both in columns.items()
-            if p in both
-        )
-        for p in LOOK
-        if p != "paper"
-    }
-    caption = (
-        "The published recipe and momentum SGD, read against tau = sum of lr/(1 - momentum): where the dashed curve "
-        "lies on the solid one, the fewer steps did the same. (At the very start they cannot agree: one step of the "
-        "second is many of the first, and momentum has yet to build up.) The quick protocol takes larger steps still on "
-        "some sets, as the key says, and pays for it with a larger gap. Above the panels: the gaps to paper at the end, "
-        "accelerated first, geometric mean over seeds. In full, "
-        + ". ".join(f"{p}: {words}" for p, words in said.items() if words)
-        + ". NRC3 at its best gamma may pass through 0, where its gap in decades says little."
-    )
-    commands = [
-        command("tau_clock", [run for group in both.values() for run in group]) for both in columns.values()
-    ]
-    return [Drawing("tau_clock", "Two recipes, one clock", caption, figure, sheet.table(), used, commands)]
+        return
+    drawing = Drawing("tau_clock", "Two recipes, one clock", len(ROWS), len(columns), 4.6)
+
+    def panel(axes: Axes, tau: TauAxis, groups: Any, row: curves.Row) -> None:
+        metric = row[0]
+        axes.set_yscale("log")
+        for protocol, group in groups.items():
+            drawing.curve(axes, tau, group, metric, series=protocol, **LOOKS[protocol])
+        curves.log_axis(axes, shortest=6)
+        ends = {p: geometric_mean([run.last(metric) for run in g]) for p, g in groups.items()}
+        gaps = {p: float(np.log10(end / ends["paper"])) for p, end in ends.items() if p != "paper"}
+        words = [f"{100 * (10**g - 1):+.1f} %" if metric == "mse" else f"{g:+.3f}" for g in gaps.values()]
+        unit = "" if metric == "mse" else " decades"
+        axes.set_title(f"end: {', '.join(words)}{unit}", fontsize=7, loc="right", pad=2)
+        for protocol, gap in gaps.items():
+            labels = {"data": groups["paper"][0].data, "metric": metric, "seed": "mean"}
+            drawing.note([tau.end], [gap], series=f"log10({protocol}/paper) at the end", **labels)
+
+    drawing.curves(columns, ROWS, panel, lambda data, used: style.column_title(data, used) + "\n")
+    present = [p for p in LOOKS if any(p in groups for groups in columns.values())]
+    drawing.legend((style.key(_words(columns, p), **LOOKS[p]) for p in present), 1)
+    yield drawing
 
 
-def _decades(metric: str, both: dict[str, list[Run]], protocol: str) -> float:
-    """log10 of this protocol's value at the end over that of `paper`."""
-    logs = {
-        p: float(np.mean([math.log10(max(run.last(metric), FLOOR)) for run in both[p]]))
-        for p in (protocol, "paper")
-    }
-    return logs[protocol] - logs["paper"]
-
-
-def _gap(metric: str, both: dict[str, list[Run]], protocol: str) -> str:
-    """The same in words: per cent for errors, decades for NRC."""
-    gap = _decades(metric, both, protocol)
-    return f"{100 * (10**gap - 1):+.1f} %" if metric == "mse" else f"{gap:+.3f} decades"
-
-
-def _words(columns: dict[str, dict[str, list[Run]]], protocol: str) -> str:
+def _words(columns: Mapping[str, Mapping[str, list[Run]]], protocol: str) -> str:
     """Settings of one protocol for the key; where the columns differ, one value for each."""
-    runs = [both[protocol][0] for both in columns.values() if protocol in both]
+    runs = [groups[protocol][0] for groups in columns.values() if protocol in groups]
 
     def by_column(values: list[str]) -> str:
         return values[0] if len(set(values)) == 1 else "/".join(values)

@@ -1,59 +1,22 @@
-"""Figures 6, 9 and 10 of NeurIPS 2024: networks with the UFM's penalties on features and last weight."""
+"""Figures 10 and 11 of NeurIPS 2024: norms and residuals of networks with the UFM's penalties on features and last weight."""
 
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
 
-from nrc.figures import sweep
-from nrc.figures._command import command
-from nrc.figures._curves import Sheet, TauAxis, draw_runs, log_axis
-from nrc.figures._style import (
-    C0,
-    C1,
-    GREY,
-    Drawing,
-    footer,
-    lambda_colours,
-    legend_below,
-    new_figure,
-    number,
-    panels_width,
-    pretty,
-    scientific,
-)
-from nrc.figures.prevalence import ends
+from nrc.figures import curves, style
+from nrc.figures.curves import Drawing, Groups, TauAxis
+from nrc.figures.registry import figure
+from nrc.figures.style import C0, C1, GREY, key
 from nrc.runs.read import Run, Runs, lambda_groups
 from nrc.theory import ufm
 
 EXPERIMENT = "ufm"
-ROWS = [  # metric, split, axis label
-    ("mse", "train", "train MSE"),
-    ("mse", "test", "test MSE"),
-    ("nrc1", "train", "NRC1"),
-    ("nrc2", "train", "NRC2"),
-    ("nrc3", "train", "NRC3"),
-]
-
-
-def draw(runs: Runs) -> list[Drawing]:
-    """`ufm_sweep` and `ufm_norms`, as far as their runs exist."""
-    groups = {d: lambda_groups(found) for d, found in runs.of(EXPERIMENT).items()}
-    if not groups:
-        return []
-    commands = [command(EXPERIMENT, _all({data: found})) for data, found in groups.items()]
-    drawings = [_sweep(groups), _norms(groups)]
-    for drawing in drawings:
-        drawing.commands = commands
-    return drawings
-
-
-Groups = dict[str, dict[float, list[Run]]]  # data -> weight decay -> runs
-
-
-def _all(groups: Groups) -> list[Run]:
-    return [run for found in groups.values() for group in found.values() for run in group]
+COLOURS = (C0, C1, style.C2, style.C3)
 
 
 def predicted(run: Run, loss: str = "coded") -> ufm.Optimum:
@@ -63,121 +26,142 @@ def predicted(run: Run, loss: str = "coded") -> ufm.Optimum:
     return ufm.optimum(run.snapshots["sigma"].astype(float), strength, strength, loss=loss)
 
 
-def _sweep(groups: Groups) -> Drawing:
-    figure = new_figure(panels_width(len(groups)), 6.7)
-    grid = figure.subplots(
-        len(ROWS) + 1, len(groups), squeeze=False, height_ratios=[1] * len(ROWS) + [0.95], sharex=False
-    )
-    sheet = Sheet()
-    for column, (data, found) in enumerate(groups.items()):
-        tau = TauAxis([run for group in found.values() for run in group])
-        colours = lambda_colours(list(found))
-        for row, (metric, split, label) in enumerate(ROWS):
-            panel = grid[row, column]
-            sweep._panel(sheet, panel, tau, found, colours, metric, split)
-            tau.dress(panel, label=row == len(ROWS) - 1)
-            if row < len(ROWS) - 1:
-                panel.tick_params(labelbottom=False)
-            if column == 0:
-                panel.set_ylabel(label)
-        grid[0, column].set_title(pretty(data))
-        sweep._key(grid[-1, column], found, colours)
-    figure.align_ylabels(list(grid[:-1, 0]))
-    footer(figure, _all(groups))
-    said = [
-        f"{pretty(d)} at the end, by lambda: "
-        + "; ".join(
-            f"{v:g}: NRC1 {number(ends(g, 'nrc1'))}, NRC3 {number(ends(g, 'nrc3'))}, train MSE {number(ends(g, 'mse'))}"
-            for v, g in found.items()
-        )
-        for d, found in groups.items()
-    ]
-    caption = (
-        "Loss: 0.5 mean squared error + lambda/2 (|H|^2/B + |W|^2), nothing else penalised; lambda_H = lambda_W = "
-        "lambda. Viridis from the largest (dark) to the smallest, 0 black and dashed. NRC1 and NRC2 fall with the budget "
-        "lambda*tau (in the key): below about 10 there has been no time for collapse. The paper trained on 100,000 rows for 10,000 "
-        "epochs; here are the data set's own rows, and the tau in the small print. The quick and accelerated "
-        "protocols take the last quarter of their steps at a tenth of the learning rate, which quiets the jitter: the "
-        "drop of MSE and NRC3 at the very end. " + ". ".join(said) + "."
-    )
-    title = "UFM-regularised networks: sweep of the penalties"
-    return Drawing("ufm_sweep", title, caption, figure, sheet.table(), _all(groups))
-
-
-def _norms(groups: Groups) -> Drawing:
-    figure = new_figure(panels_width(len(groups)), 4.1)
-    grid = figure.subplots(2, len(groups), squeeze=False)
-    sheet, said = Sheet("tau"), []
-    for column, (data, found) in enumerate(groups.items()):
-        tau = TauAxis([run for group in found.values() for run in group])
-        upper, lower = grid[:, column]
-        upper.set_yscale("log")
-        for value, (colour, line) in lambda_colours(list(found)).items():
-            draw_runs(sheet, upper, tau, found[value], "feature_rms", colour=colour, line=line, width=1.2)
-            if value > 0:
-                best = math.sqrt(float(predicted(found[value][0]).gram.trace()))
-                edge = [tau.end * 1.2]
-                labels = {"data": data, "metric": "feature_rms", "series": "theory", "weight_decay": value}
-                mark = {"marker": "<", "color": colour, "ls": "", "ms": 4, "clip_on": False, "zorder": 4}
-                sheet.line(upper, edge, [best], labels, **mark)
-        log_axis(upper)
-        tau.dress(upper)
-        upper.set_title(pretty(data))
-        said.append(f"{pretty(data)}: {_row_norms(sheet, lower, found)}")
-    grid[0, 0].set_ylabel("|h|, root mean square")
-    grid[1, 0].set_ylabel("|w₁|, |w₂|, … at the end")
-    handles = [
-        Line2D([], [], color=c, ls=line, label=f"λ = {scientific(v)}")
-        for v, (c, line) in lambda_colours(list(next(iter(groups.values())))).items()
-    ]
-    handles += [
-        Line2D([], [], color=GREY, marker="<", ls="", label="theory, |h|"),
-        Line2D([], [], color=GREY, lw=1.0, label="theory, |wⱼ|"),
-        Line2D([], [], color=C0, marker="o", ls="", label="|w₁|, |w₂|, … after (hollow: before)"),
-    ]
-    legend_below(figure, handles, 4 if len(groups) > 2 else 2)
-    footer(figure, _all(groups))
-    caption = (
-        "Above the size of the features during training, with the theory's sqrt(tr K) at the right edge; below the "
-        "norms of the rows of W after training (before: hollow), with the theory's sqrt(K_jj) as lines, no "
-        "parameter fitted. At a minimum lambda_H |H|^2 / M = lambda_W |W|^2 (corollary 4.2 iii), so here mean |h|^2 "
-        "equals |W|^2; their ratio is 1 when that has been reached. Ratio by lambda, "
-        + "; ".join(said)
-        + ". The smaller lambda, the longer it takes; the theory's limit lambda -> 0 is not the unpenalised run."
-    )
+@figure(
+    "ufm_norms",
+    paper="NeurIPS 2024",
+    numbers=(10,),
+    reads=[EXPERIMENT],
+    caption="Above, the size of the features during training, with the theory's sqrt(tr K) at the right edge; below, the "
+    "norms of the rows of W after training (hollow: before), with the theory's sqrt(K_jj) as lines, nothing fitted. The "
+    "smaller the penalty, the longer it takes; the theory's limit lambda -> 0 is not the run without penalty.",
+)
+def ufm_norms(runs: Runs) -> Iterator[Drawing]:
+    columns = {d: lambda_groups(found) for d, found in runs.of(EXPERIMENT).items()}
+    if not columns:
+        return
     title = "UFM-regularised networks: norms of features and weights"
-    return Drawing("ufm_norms", title, caption, figure, sheet.table(), _all(groups))
+    drawing = Drawing("ufm_norms", title, 2, len(columns), 4.1)
+
+    def panel(axes: Axes, tau: TauAxis, groups: Groups, row: curves.Row) -> None:
+        axes.set_yscale("log")
+        for value, look in style.lambda_colours(groups).items():
+            drawing.curve(axes, tau, groups[value], "feature_norm", lw=1.2, **look)
+            if value > 0:
+                best = math.sqrt(float(predicted(groups[value][0]).gram.trace()))
+                labels = {"data": groups[value][0].data, "metric": "feature_norm", "series": "theory"}
+                mark = {
+                    "marker": "<",
+                    "color": look["color"],
+                    "ls": "",
+                    "ms": 4,
+                    "clip_on": False,
+                    "zorder": 4,
+                }
+                drawing.line(axes, [tau.end * 1.2], [best], labels | {"weight_decay": value}, **mark)
+        curves.log_axis(axes)
+
+    row = ("feature_norm", "train", "|h|, root mean square")
+    drawing.curves(columns, [row], panel, lambda data, used: style.pretty(data))
+    for axes, groups in zip(drawing.grid[1], columns.values(), strict=True):
+        _row_norms(drawing, axes, groups)
+    drawing.grid[1, 0].set_ylabel("|w₁|, |w₂|, … at the end")
+    values = {value for groups in columns.values() for value in groups}
+    handles = [key(f"λ = {style.scientific(v)}", **look) for v, look in style.lambda_colours(values).items()]
+    handles += [
+        key("theory, |h|", color=GREY, marker="<", ls=""),
+        key("theory, |wⱼ|", color=GREY, lw=1.0),
+        key("|w₁|, |w₂|, … after (hollow: before)", color=C0, marker="o", ls=""),
+    ]
+    drawing.legend(handles, 4 if len(columns) > 2 else 2)
+    yield drawing
 
 
-def _row_norms(sheet: Sheet, panel: Axes, found: dict[float, list[Run]]) -> str:
-    """Norms of the rows of W against lambda; returns the ratio mean |h|^2 / |W|^2 by lambda, as text."""
-    positive = sorted(v for v in found if v > 0)
-    panel.set_xscale("log")
+def _row_norms(drawing: Drawing, axes: Axes, groups: Mapping[float, list[Run]]) -> None:
+    """Norms of the rows of W against lambda."""
+    positive = sorted(v for v in groups if v > 0)
     zero = min(positive, default=1.0) / 10
-    said = []
-    for value, group in found.items():
+    axes.set_xscale("log")
+    for value, group in groups.items():
         for run in group:
             labels = {"data": run.data, "metric": "row norm", "weight_decay": value, "seed": run.seed}
-            for when, face in (("start", "none"), ("end", None)):
+            for when in ("start", "end"):
                 norms = np.linalg.norm(run.snapshots[f"weight_{when}"].astype(float), axis=1)
                 for j, norm in enumerate(norms):
-                    colour = (C0, C1, "#009E73", "#CC79A7")[j % 4]
-                    look = {"marker": "o", "ls": "", "ms": 3.5, "color": colour, "mfc": face or colour}
-                    sheet.line(
-                        panel, [value or zero], [norm], labels | {"series": f"w{j + 1} {when}"}, **look
+                    look: dict[str, Any] = {"marker": "o", "ls": "", "ms": 3.5, "color": COLOURS[j % 4]}
+                    look |= {"mfc": "none"} if when == "start" else {}
+                    drawing.line(
+                        axes, [value or zero], [norm], labels | {"series": f"w{j + 1} {when}"}, **look
                     )
-            if value > 0:
-                square = float((run.snapshots["weight_end"].astype(float) ** 2).sum())
-                said.append(f"{value:g}: {number(run.last('feature_rms') ** 2 / square, 3)}")
     if positive:
-        grams = [predicted(found[v][0]).gram.diagonal().sqrt().numpy() for v in positive]
-        for j, norms in enumerate(np.array(grams).T):
-            labels = {"data": found[positive[0]][0].data, "metric": "row norm", "series": f"w{j + 1} theory"}
-            colour = (C0, C1, "#009E73", "#CC79A7")[j % 4]
-            sheet.line(panel, positive, norms, labels, color=colour, lw=1.0)
-    ticks = [v for v in (zero, *positive)]
-    panel.set_xticks(ticks, ["0" if v == zero else scientific(v) for v in ticks], fontsize=6)
-    panel.minorticks_off()
-    panel.set_ylim(0, 1.08 * max(float(np.max(line.get_ydata())) for line in panel.lines))
-    panel.set_xlabel("λ")
-    return ", ".join(said)
+        grams = np.array([predicted(groups[v][0]).gram.diagonal().sqrt().numpy() for v in positive])
+        for j, norms in enumerate(grams.T):
+            labels = {"data": groups[positive[0]][0].data, "metric": "row norm", "series": f"w{j + 1} theory"}
+            drawing.line(axes, positive, norms, labels, color=COLOURS[j % 4], lw=1.0, ls=style.LINES[j % 4])
+    ticks = [zero, *positive]
+    axes.set_xticks(ticks, ["0" if v == zero else style.scientific(v) for v in ticks], fontsize=6)
+    axes.minorticks_off()
+    axes.set_ylim(0, 1.08 * max(float(np.max(line.get_ydata())) for line in axes.lines))
+    axes.set_xlabel("λ")
+
+
+@figure(
+    "ufm_residuals",
+    paper="NeurIPS 2024",
+    numbers=(11,),
+    reads=[EXPERIMENT],
+    caption="Residuals W h + b - y of the second target against the first, for 256 training samples and the bias that "
+    "is best on them. At the UFM's minimum they are uncorrelated with variance c = n^2 lambda^2 each: the circle. A "
+    "network cannot fit the noise in the experts' actions, so its cloud is wider; that it is round says as much about "
+    "that noise as about the theory.",
+)
+def ufm_residuals(runs: Runs) -> Iterator[Drawing]:
+    mains = {data: runs.headline(EXPERIMENT, data) for data in runs.of(EXPERIMENT)}
+    chosen = [main[0] for main in mains.values() if main and len(main[0].snapshots.get("sigma", [])) == 2]
+    if not chosen:
+        return
+    title = "UFM-regularised networks: residuals before and after"
+    drawing = Drawing("ufm_residuals", title, len(chosen), 2, 2.45 * len(chosen) + 0.3, x="eps1")
+    for run, panels in zip(chosen, drawing.grid, strict=True):
+        for axes, when in zip(panels, ("start", "end"), strict=True):
+            _residuals(drawing, axes, run, when)
+    drawing.legend(
+        [
+            key("one sample", color=C0, marker="o", ms=2, ls=""),
+            key("one standard deviation", color="black", lw=1.0),
+            key("the same in theory, √c", color=C1, lw=1.3, ls="--"),
+        ],
+        3,
+    )
+    drawing.runs += chosen
+    yield drawing
+
+
+def _residuals(drawing: Drawing, axes: Axes, run: Run, when: str) -> None:
+    points = residuals(run, when)
+    colour, name = (C0, "after") if when == "end" else (GREY, "before")
+    labels = {"data": run.data, "metric": "eps2", "series": when, "weight_decay": run.weight_decay}
+    look = {"color": colour, "marker": "o", "ls": "", "ms": 1.8, "alpha": 0.7, "mec": "none"}
+    drawing.line(axes, points[:, 0], points[:, 1], {**labels, "seed": run.seed}, **look)
+    axes.plot(*_ellipse(points), color="black", lw=1.0, zorder=4)
+    if when == "end":
+        radius = math.sqrt(predicted(run).c)
+        axes.add_patch(Circle((0, 0), radius, fill=False, color=C1, lw=1.3, ls="--", zorder=4))
+    reach = 1.08 * np.abs(points).max()
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="ε₁", ylabel="ε₂")
+    ratio = math.sqrt(points[:, 1].var() / points[:, 0].var())
+    correlation = np.corrcoef(points.T)[0, 1]
+    axes.set_title(f"{style.pretty(run.data)}, {name}:  ρ = {correlation:+.2f},  σ₂/σ₁ = {ratio:.2f}")
+
+
+def residuals(run: Run, when: str) -> np.ndarray:
+    """Centred residuals (N, n) of the snapshot's samples at the "start" or the "end"."""
+    shots = {name: run.snapshots[name].astype(float) for name in (f"features_{when}", f"weight_{when}")}
+    found = shots[f"features_{when}"] @ shots[f"weight_{when}"].T - run.snapshots["targets"]
+    return found - found.mean(0)
+
+
+def _ellipse(points: np.ndarray) -> np.ndarray:
+    """The curve (2, 73) one standard deviation from the mean, in every direction."""
+    values, vectors = np.linalg.eigh(np.cov(points.T, bias=True))
+    angle = np.linspace(0, 2 * np.pi, 73)
+    return vectors @ (np.sqrt(np.maximum(values, 0))[:, None] * np.stack([np.cos(angle), np.sin(angle)]))

@@ -14,9 +14,10 @@ from nrc.metrics.assemble import (
     measure_moments,
     measure_with_reasons,
 )
+from nrc.metrics.intrinsic import intrinsic_dimension
 from nrc.metrics.last_layer import gamma_star, nrc3, nrc3_curve
-from nrc.metrics.layer import Layer, Undefined
-from nrc.metrics.layerwise import ALIVE
+from nrc.metrics.layer import Layer, Maker, Undefined
+from nrc.metrics.layerwise import ALIVE, weight_balance
 from nrc.metrics.linalg import weight_spectrum
 
 __all__ = [
@@ -25,14 +26,17 @@ __all__ = [
     "LAYERWISE",
     "METRICS",
     "Layer",
+    "Maker",
     "Metrics",
     "Undefined",
     "evaluate",
     "gamma_star",
+    "intrinsic_dimension",
     "measure",
     "measure_moments",
     "measure_with_reasons",
     "nrc3",
     "nrc3_curve",
+    "weight_balance",
     "weight_spectrum",
 ]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from nrc.arrays import as_rows
+from nrc.arrays import as_rows, double, precision
 from nrc.errors import UserError
 from nrc.metrics import last_layer, layerwise
 from nrc.metrics.layer import Layer, Undefined
+from nrc.metrics.linalg import WeightSpectrum, weight_spectrum
 from nrc.moments import Moments
 
 LAST_LAYER: dict[str, Callable[[Layer], float]] = {
@@ -25,6 +28,7 @@ LAST_LAYER: dict[str, Callable[[Layer], float]] = {
     "nrc1_raw": last_layer.nrc1_raw,
     "nrc2_raw": last_layer.nrc2_raw,
     "nrc1_centred": last_layer.nrc1_centred,
+    "offset": last_layer.offset,
     **{f"evr_{k}": partial(last_layer.evr, k=k) for k in range(1, 6)},
 }
 LAYERWISE: dict[str, Callable[[Layer], float]] = {
@@ -51,11 +55,20 @@ LAYERWISE: dict[str, Callable[[Layer], float]] = {
         "weight_rank",
         "weight_rcond",
         "mean_share",
-        "feature_rms",
         "signal_share",
+        "effective_rank",
+        "participation_ratio",
+        "rankme",
+        "feature_norm",
+        "weight_norm",
+        "balancedness",
     )
 }
 METRICS = LAST_LAYER | LAYERWISE
+OVERFLOW = "the value overflows float64; give features, targets or weight in other units"
+MANY_COLUMNS = 2048  # with more columns than this, and than rows, the rows' own space is measured
+MOST_COLUMNS = 8192  # more would take an eigenproblem of many minutes
+MOST_NUMBERS = 200_000_000  # of features of many columns and fewer rows: 1.6 GB as float64
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,9 @@ def evaluate(layer: Layer, only: Iterable[str] | None = None) -> Metrics:
             values[name] = METRICS[name](layer)
         except Undefined as reason:
             values[name], undefined[name] = float("nan"), str(reason)
+        else:
+            if not math.isfinite(values[name]):
+                values[name], undefined[name] = float("nan"), OVERFLOW
     return Metrics(values, undefined)
 
 
@@ -131,16 +147,59 @@ def measure_with_reasons(
 ) -> Metrics:
     """`measure`, with the reason for every NaN in `.undefined`; the same arguments and errors."""
     h, y = as_rows(features, targets)
-    moments = Moments().update(h, y)
-    if not moments.finite:
-        for what, rows in (("features", h), ("targets", y)):
-            bad = (~torch.isfinite(rows).all(1)).nonzero()
-            if len(bad):
-                row = int(bad[0])
-                raise UserError(
-                    f"{what} contain NaN or infinity, first in row {row}; remove or repair such rows"
-                )
-    return measure_moments(moments.add_centred(h), weight, bias, rank=rank)
+    if h.shape[1] > MANY_COLUMNS:
+        decomposed = None if weight is None else weight_spectrum(weight)
+        if len(h) + (0 if decomposed is None else len(decomposed.matrix)) < h.shape[1]:
+            return evaluate(_in_space_of_rows(h, y, decomposed, bias, rank))
+    if h.shape[1] > MOST_COLUMNS:
+        raise UserError(
+            f"features have {h.shape[1]} columns, more than {MOST_COLUMNS}, and the rows of features and weight are "
+            "no fewer; give fewer rows, or fewer columns"
+        )
+    moments = _finite(Moments().update(h, y), h, y)
+    layer = Layer.of(moments.add_centred(h), weight, bias, rank=rank)
+    return evaluate(replace(layer, rows=(h, y)))
+
+
+def _finite(moments: Moments, h: Tensor, y: Tensor) -> Moments:
+    for what, rows in (("features", h), ("targets", y)) if not moments.finite else ():
+        bad = (~torch.isfinite(rows).all(1)).nonzero()
+        if len(bad):
+            raise UserError(
+                f"{what} contain NaN or infinity, first in row {int(bad[0])}; remove or repair such rows"
+            )
+    return moments
+
+
+def _in_space_of_rows(
+    h: Tensor, y: Tensor, weight: WeightSpectrum | None, bias: Any, rank: int | None
+) -> Layer:
+    """The layer in coordinates along an orthonormal basis of the rows of features (N, d) and weight (out, d).
+
+    No metric but `cka_first_columns` depends on the coordinates, and there are N + out of them instead of d.
+    """
+    if h.numel() > MOST_NUMBERS:
+        raise UserError(
+            f"features have shape {tuple(h.shape)}, more than {MOST_NUMBERS:,} numbers in more than {MANY_COLUMNS} "
+            "columns; give fewer rows, or fewer columns"
+        )
+    rows = double(h).cpu()
+    spanning = (
+        rows
+        if weight is None
+        else torch.cat((rows, weight.matrix / weight.matrix.abs().max().clamp_min(1e-300)))
+    )
+    _finite(Moments().update(rows.sum(1, keepdim=True), y), h, y)
+    basis = torch.linalg.qr(spanning.T).Q
+    inside = rows @ basis
+    moments = Moments().update(inside, y).add_centred(inside)
+    eps = precision(h.dtype)
+    moments.feature_eps = eps
+    rounding = eps**2 * (basis.T * rows.square().mean(0)) @ basis
+    if weight is not None:
+        weight = replace(weight, matrix=weight.matrix @ basis, vectors=basis.T @ weight.vectors)
+    layer = Layer.of(moments, weight, bias, rank=rank)
+    return replace(layer, rows=(inside, y), width=h.shape[1], rounding=rounding)
 
 
 def measure(
@@ -160,7 +219,8 @@ def measure(
         metric name -> value; NaN where a metric is undefined (`nrc.metrics.measure_with_reasons` says why).
 
     Raises:
-        UserError: shapes that do not fit, a rank out of range, NaN or infinity in the data.
+        UserError: shapes that do not fit, a rank out of range, NaN or infinity in the data, more than 8192
+            columns with as many rows.
 
     Example:
         >>> import numpy as np

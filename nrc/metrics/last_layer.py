@@ -15,8 +15,9 @@ from torch import Tensor
 
 from nrc.arrays import as_tensor
 from nrc.errors import UserError
+from nrc.metrics.fit import UNEVEN
 from nrc.metrics.layer import Layer, Undefined
-from nrc.metrics.linalg import outside, weight_matrix
+from nrc.metrics.linalg import outside, smallest_eigenvalue, weight_matrix, weight_spectrum
 from nrc.moments import Moments
 
 
@@ -58,7 +59,25 @@ def r2(layer: Layer) -> float:
 
 def _principal(layer: Layer) -> Tensor:
     layer.require_alive()
-    return layer.features.vectors[:, : layer.moments.n]
+    n = layer.moments.n
+    if layer.feature_rank < n:
+        raise Undefined(
+            f"the features have rank {layer.feature_rank} < n = {n}: the principal component of number n "
+            "is arbitrary"
+        )
+    if not layer.separates(n):
+        raise Undefined(
+            f"principal components {n} and {n + 1} have the same variance, to the resolution of the sums: which "
+            "of them counts among the first n is arbitrary"
+        )
+    return layer.features.vectors[:, :n]
+
+
+def _outside_directions(layer: Layer, basis: Tensor) -> float:
+    unit = layer.moments.unit
+    if unit is None:
+        raise Undefined("the directions h/|h| were not summed")
+    return outside(unit.covariance, unit.mean, basis)
 
 
 def nrc1(layer: Layer) -> float:
@@ -74,7 +93,7 @@ def nrc1(layer: Layer) -> float:
         0.0
     """
     basis = _principal(layer)
-    return outside(layer.moments.unit.covariance, layer.moments.unit.mean, basis)
+    return _outside_directions(layer, basis)
 
 
 def nrc1_raw(layer: Layer) -> float:
@@ -98,8 +117,13 @@ def nrc1_centred(layer: Layer) -> float:
 def _row_space(layer: Layer) -> Tensor:
     layer.require_alive()
     weight = layer.require_prediction()
-    if weight.rank < layer.moments.n:
-        raise Undefined(f"W has numerical rank {weight.rank} < n = {layer.moments.n}")
+    n = layer.moments.n
+    if weight.rank < n:  # perhaps only the units of the targets differ
+        deviation = layer.moments.sigma_y.diagonal().sqrt()
+        if (deviation > 0).all() and deviation.max() > UNEVEN * deviation.min():
+            weight = weight_spectrum(weight.matrix / deviation[:, None])
+    if weight.rank < n:
+        raise Undefined(f"W has numerical rank {weight.rank} < n = {n}")
     return weight.vectors
 
 
@@ -109,12 +133,72 @@ def nrc2(layer: Layer) -> float:
     NeurIPS 2024, definition of NRC2. [0, 1]: 0 when all features lie in the row space, 1 when all are
     orthogonal. Undefined where W has a rank below n.
     """
-    return outside(layer.moments.unit.covariance, layer.moments.unit.mean, _row_space(layer))
+    return _outside_directions(layer, _row_space(layer))
 
 
 def nrc2_raw(layer: Layer) -> float:
     """mean_i |h_i - P_W h_i|^2: NRC2 of features that are not normalised. [0, inf), unit of h^2."""
     return outside(layer.moments.sigma_h, layer.moments.mean_h, _row_space(layer))
+
+
+SUMS_FLOOR = 1e-16  # what rounding of the float64 sums adds
+
+
+def _floor(layer: Layer, basis: Tensor, eps: float, terms: int) -> float:
+    unit = layer.moments.unit
+    assert unit is not None  # the basis is of a layer whose directions were summed
+    second = unit.covariance.diagonal() + unit.mean.square()
+    outside_basis = (1 - basis.square().sum(1)).clamp_min(0.0)
+    return eps**2 * terms / 52 * float((outside_basis * second).sum()) + SUMS_FLOOR
+
+
+def nrc1_floor(layer: Layer, eps: float, terms: int) -> float:
+    """The NRC1 that rounding in the forward pass makes of perfectly collapsed features: an estimate, good to a
+    factor of 10.
+
+    Each entry h_j is a sum of K products. Rounding the i-th partial sum s_i to nearest adds an error that is
+    uniform in +- ulp(s_i)/2, of variance ulp^2/12 = eps^2 s_i^2/26 on average over the mantissas. Partial sums grow as
+    s_i^2 = (i/K) h_j^2, so the errors of one sum add up to eps^2 K/52 h_j^2, independent of the other columns; what
+    leaves the subspace of P is
+
+        floor = eps^2 K/52 sum_j (1 - P_jj) mean_i h~_ij^2 + 1e-16,
+
+    the last term for the float64 sums. Errors of earlier layers pass through collapsed weights into the subspace
+    and do not count. Kernels with several accumulators stay up to 8 times below it; where products cancel, so that
+    h_j is small beside its partial sums, it is exceeded. NeurIPS 2024 has no such line.
+
+    Args:
+        eps: machine epsilon of the forward pass, 1.2e-7 for float32.
+        terms: K, inputs of the layer that makes the features (of a convolution: channels times kernel).
+
+    Returns:
+        [0, inf); an NRC1 of about this size or less is rounding.
+    """
+    return _floor(layer, _principal(layer), eps, terms)
+
+
+def nrc2_floor(layer: Layer, eps: float, terms: int) -> float:
+    """The same of NRC2, with the projector on the row space of W for P; see `nrc1_floor`. [0, inf)."""
+    return _floor(layer, _row_space(layer), eps, terms)
+
+
+def offset(layer: Layer) -> float:
+    """offset = |mean z|^2 / mean |z|^2 of z = W h, the prediction without its bias.
+
+    [0, 1]: 0 when the z are centred, 1 when all are the same. Non-negative features collapse exactly only where all z
+    lie to one side of a hyperplane (`nrc.cone`), which an offset of 0 excludes. From moments: mean z = W hbar.
+
+    Example:
+        >>> h = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+        >>> round(offset(Layer.of(Moments().update(h, h[:, 0]), torch.tensor([[2.0, 0.0]]))), 12)
+        0.8
+    """
+    weight = layer.require_prediction().matrix
+    mean = float((weight @ layer.moments.mean_h).square().sum())
+    total = mean + float(((weight @ layer.moments.sigma_h) * weight).sum())
+    if total == 0:
+        raise Undefined("all predictions without their bias are 0")
+    return mean / total
 
 
 def _gram_and_root(weight: Any, sigma: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,6 +282,13 @@ def gamma_star(weight: Any, sigma: Any) -> tuple[float, float]:
     return float(candidates[best] ** 2), float(distances[best])
 
 
+def _lowest(layer: Layer) -> float:
+    """lambda_min of the targets."""
+    values = layer.targets.values
+    clear = values[-1] > 1e-8 * values[0]
+    return float(values[-1]) if clear else smallest_eigenvalue(layer.moments.sigma_y)
+
+
 def _best_gamma(layer: Layer) -> tuple[float, float, float]:
     """gamma*, NRC3 there and lambda_min of the training targets."""
     if layer.moments.n == 1:
@@ -208,7 +299,7 @@ def _best_gamma(layer: Layer) -> tuple[float, float, float]:
     if source.target_rank == 0:
         raise Undefined("targets are constant: Sigma is zero")
     gamma, value = gamma_star(weight.matrix, source.moments.sigma_y)
-    return gamma, value, float(source.targets.values[-1]) if source.target_rank == layer.moments.n else 0.0
+    return gamma, value, _lowest(source) if source.target_rank == layer.moments.n else 0.0
 
 
 def nrc3_best(layer: Layer) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
 from typing import Any
@@ -12,16 +13,60 @@ from torch import Tensor
 
 from nrc.arrays import as_tensor
 from nrc.errors import UserError
-from nrc.metrics.linalg import Spectrum, WeightSpectrum, numerical_rank, spectrum, weight_spectrum
+from nrc.metrics.fit import (
+    AffineFit,
+    above_rounding,
+    fit_of_rows,
+    fit_of_scaled_columns,
+    fit_of_sums,
+    spectrum_of_rows,
+)
+from nrc.metrics.linalg import (
+    RESOLUTION,
+    Spectrum,
+    WeightSpectrum,
+    eigenvalue_floor,
+    spectrum,
+    weight_spectrum,
+)
 from nrc.moments import Moments
 
 VANISHED_RMS = 1e-12
 VANISHED_SIGNAL = 1e-8
 TARGET_RANK_TOLERANCE = 1e-10  # relative, of eigenvalues; SGEMM's nearly collinear targets have 4e-6
+CLEAR_GAP = 1e-8  # relative, between two eigenvalues: the sums then give their vectors to 1e-7
+MAP_DOUBT = 0.01  # relative, of linear_mse: with more in doubt it is not stated
+MAP_DOUBT_OF_TARGETS = 1e-8  # the same of the targets' variance
+
+
+def _correlation_scale(covariance: Tensor) -> Tensor:
+    """1 over the standard deviations; 0 for a column that is constant."""
+    variance = covariance.diagonal()
+    return torch.where(variance > 0, variance, torch.inf).rsqrt()
+
+
+def _gap(values: Tensor, k: int) -> float:
+    """From the k-th of descending values to the next; infinite where there is none."""
+    return float(values[k - 1] - values[k]) if k < len(values) else float("inf")
 
 
 class Undefined(Exception):
     """A metric has no value here; the text is the reason that is recorded beside the NaN."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes a layer's features: h = f(weight a + bias), with f a ReLU or the identity.
+
+    Attributes:
+        weight: (d, in).
+        bias: (d,), where it decays as the weight does; None: none, or one that does not.
+        relu: whether f is a ReLU.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    relu: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,6 +82,12 @@ class Layer:
             (training) targets' covariance.
         reference: the training set's layer when `moments` are held-out ones, else None.
         error: mean |prediction - y|^2 of a network whose prediction is not W h + b; None: it is.
+        rows: features (N, d) and targets (N, n) as they came, where they are at hand: what the sums leave
+            undecided is then decided by them.
+        width: number of columns that the features came in, where the moments are of fewer coordinates.
+        rounding: variance that rounding may give the coordinates, (d,) or as a matrix (d, d); None: eps^2 of each
+            column's mean square, with eps of the features' type.
+        maker: what makes the features, for `balancedness`; a text: why that is not a weight; None: not known.
     """
 
     moments: Moments
@@ -46,6 +97,10 @@ class Layer:
     rank: int | None = None
     reference: Layer | None = None
     error: float | None = None
+    rows: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    width: int | None = None
+    rounding: Tensor | None = field(default=None, repr=False)
+    maker: Maker | str | None = field(default=None, repr=False)
 
     @staticmethod
     def of(
@@ -105,7 +160,17 @@ class Layer:
     @cached_property
     def features(self) -> Spectrum:
         """Eigenvalues (descending) and eigenvectors of Sigma_H."""
-        return spectrum(self.moments.sigma_h)
+        found = spectrum(self.moments.sigma_h)
+        if self.rows is None or _gap(found.values, self.moments.n) > CLEAR_GAP * float(found.values[0]):
+            return found
+        return spectrum_of_rows(self.rows[0])
+
+    def separates(self, k: int) -> bool:
+        """Whether the first k principal components are told apart from the others."""
+        values = self.features.values
+        if self.features.of_rows:
+            values = values.sqrt()
+        return _gap(values, k) > eigenvalue_floor(values)
 
     @cached_property
     def targets(self) -> Spectrum:
@@ -115,35 +180,62 @@ class Layer:
     @cached_property
     def cross(self) -> tuple[Tensor, Tensor, int]:
         """Left (d, k) and right (n, k) singular vectors of Sigma_HY, and its numerical rank."""
-        u, s, vh = torch.linalg.svd(self.moments.sigma_hy, full_matrices=False)
+        m = self.moments
+        u, s, vh = torch.linalg.svd(m.sigma_hy, full_matrices=False)
         scale = (self.features.values[0] * self.targets.values[0]).sqrt()
-        noise = max(self.moments.feature_eps, self.moments.target_eps, 1e-15) * float(scale)
-        return u, vh.T, int((s > noise).sum())
+        noise = max(m.feature_eps, m.target_eps, 1e-15)
+        rank = int((s > noise * scale).sum())
+        if rank < len(s):  # perhaps only the units differ: the same of correlations
+            h, y = (_correlation_scale(c) for c in (m.sigma_h, m.sigma_y))
+            sizes = (
+                torch.linalg.matrix_norm(d[:, None] * c * d) for d, c in ((h, m.sigma_h), (y, m.sigma_y))
+            )
+            of_units = torch.linalg.svdvals(h[:, None] * m.sigma_hy * y)
+            above = int((of_units > noise * math.prod(map(float, sizes)) ** 0.5).sum())
+            rank = max(rank, min(above, int((s > RESOLUTION * scale).sum())))
+        return u, vh.T, rank
 
     @cached_property
-    def feature_tolerance(self) -> float:
-        """Eigenvalues of Sigma_H below this are rounding: (2 eps)^2 of mean |h|^2, eps that of the features'
-        type.
-
-        Rounding n float32 numbers perturbs Sigma_H by some eps^2/12 of their mean square; the float64 sums
-        themselves are good to 2e-16 d of the largest eigenvalue.
-        """
-        rounding = 4 * self.moments.feature_eps**2 * self.mean_square
-        return max(rounding, 2.3e-16 * self.moments.d * float(self.features.values[0]))
+    def column_rounding(self) -> Tensor:
+        """Variance that rounding may give the columns: eps^2 of the mean square of each, (d,); or `rounding`."""
+        if self.rounding is not None:
+            return self.rounding
+        m = self.moments
+        square = m.sigma_h.diagonal() + m.mean_h.square()
+        # below 6e-5 float16 has steps of 6e-8, whatever the number
+        step = 2.0**-24 if m.feature_eps == torch.finfo(torch.float16).eps else 0.0
+        return (m.feature_eps**2 * square).clamp_min(step**2)
 
     @cached_property
+    def fit(self) -> AffineFit:
+        """The best affine map H -> Y, from the sums where they decide, else from the rows or scaled columns."""
+        m, rounding = self.moments, self.column_rounding
+        fit = fit_of_sums(m, self.features, rounding)
+        if fit.settled:
+            return fit
+        if self.rows is not None:
+            return fit_of_rows(m, *self.rows, rounding)
+        return fit_of_scaled_columns(m, rounding) or fit
+
+    @property
     def feature_rank(self) -> int:
-        """Numerical rank of the centred features."""
-        return numerical_rank(self.features.values, self.feature_tolerance)
+        """Number of directions of the centred features that are more than rounding (see `nrc.metrics.fit`)."""
+        return self.fit.rank
 
     @cached_property
     def target_rank(self) -> int:
-        """Numerical rank of the centred targets."""
-        mean_square = float(self.targets.values.sum() + self.moments.mean_y.square().sum())
-        rounding = 4 * self.moments.target_eps**2 * mean_square
-        return numerical_rank(
-            self.targets.values, max(TARGET_RANK_TOLERANCE * float(self.targets.values[0]), rounding)
-        )
+        """Numerical rank of the centred targets, each divided by its standard deviation: units do not count."""
+        m = self.moments
+        variance = m.sigma_y.diagonal()
+        rounding = m.target_eps**2 * (variance + m.mean_y.square())
+        alive = variance > rounding
+        if not alive.any():
+            return 0
+        scale = variance[alive].rsqrt()
+        found = spectrum(scale[:, None] * m.sigma_y[alive][:, alive] * scale)
+        kept = found.values > TARGET_RANK_TOLERANCE * found.values[0]
+        basis = scale[:, None] * found.vectors[:, kept]
+        return above_rounding(found.values[kept], basis, 4 * rounding[alive])
 
     @cached_property
     def mean_square(self) -> float:
@@ -159,15 +251,26 @@ class Layer:
 
     @cached_property
     def affine_map(self) -> tuple[Tensor, Tensor]:
-        """The best affine map H -> Y: A = Sigma_YH Sigma_H^+ (t, d) and b = ybar - A hbar (t,).
+        """The best affine map H -> Y: A = Sigma_YH Sigma_H^+ (n, d) and b = ybar - A hbar (n,).
 
-        Directions of Sigma_H below `feature_tolerance` are rounding and are left out.
+        Raises:
+            Undefined: it rests on directions that float64 sums do not resolve.
         """
-        m = self.moments
-        kept = self.features.values > self.feature_tolerance
-        basis, values = self.features.vectors[:, kept], self.features.values[kept]
-        a = ((m.sigma_hy.T @ basis) / values) @ basis.T
-        return a, m.mean_y - a @ m.mean_h
+        fit, m = self.fit, self.moments
+        # what chance explains of the error with so many more directions is no information
+        chance = 2 * fit.unresolved / m.count
+        variance = float(m.sigma_y.diagonal().sum())
+        if fit.doubt > (MAP_DOUBT + chance) * fit.error + MAP_DOUBT_OF_TARGETS * variance:
+            raise Undefined(
+                f"the best linear map reads directions whose variance is below {RESOLUTION:g} of the largest, which "
+                "float64 sums do not resolve; divide the features by their standard deviations"
+            )
+        return fit.weight, m.mean_y - fit.weight @ m.mean_h
+
+    @property
+    def columns(self) -> int:
+        """Number of columns d that the features came in."""
+        return self.width or self.moments.d
 
     @cached_property
     def signal_share(self) -> float:
@@ -180,6 +283,16 @@ class Layer:
         return float(((w @ self.moments.sigma_h) * w).sum() / self.targets.values.sum())
 
     @cached_property
+    def strongest_signal(self) -> float:
+        """The largest share of a target's variance that its prediction has, whatever the units of the targets."""
+        if self.weight is None:
+            return 0.0
+        w = self.weight.matrix
+        variance = self.moments.sigma_y.diagonal()
+        shares = ((w @ self.moments.sigma_h) * w).sum(1) / variance
+        return float(shares[variance > 0].max())
+
+    @cached_property
     def vanished(self) -> str:
         """Why the features have vanished; empty while they are alive."""
         rms = self.mean_square**0.5
@@ -187,8 +300,8 @@ class Layer:
             return f"features vanished: root mean square {rms:.1e} <= {VANISHED_RMS:g}"
         if self.feature_rank == 0:
             return "features vanished: all rows are equal, no variance is left"
-        if self.maps_to_targets and self.target_rank and self.signal_share < VANISHED_SIGNAL:
-            share = f"{self.signal_share:.1e} of the targets' < {VANISHED_SIGNAL:g}"
+        if self.maps_to_targets and self.target_rank and self.strongest_signal < VANISHED_SIGNAL:
+            share = f"{self.strongest_signal:.1e} of the targets' < {VANISHED_SIGNAL:g}"
             return f"features vanished: the prediction's variance is {share}"
         return ""
 

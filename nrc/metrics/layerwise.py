@@ -7,15 +7,31 @@ U_k, W (out, d) is the weight that reads the features, r the number of target di
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from nrc.arrays import as_tensor, double
+from nrc.errors import UserError
+from nrc.metrics.fit import spectrum_of_rows
 from nrc.metrics.last_layer import squared_error
 from nrc.metrics.layer import Layer, Undefined
-from nrc.metrics.linalg import fixed_normal, mean_cosine, numerical_rank, outside, random_subspace_cosine
+from nrc.metrics.linalg import (
+    RESOLUTION,
+    eigenvalue_floor,
+    fixed_normal,
+    mean_cosine,
+    numerical_rank,
+    outside,
+    random_subspace_cosine,
+    weight_matrix,
+)
 
 RELEASED_RTOL = 1e-3  # of singular values, in the released code's least squares
 NULL_DRAWS = 20
+RANKME_EPS = 1e-7  # the paper's, for float32
+SMALL = 1e-6  # of the largest eigenvalue: the root of a smaller one is taken from the rows, where they are at hand
 ALIVE = 0.1  # of the largest singular value of the last weight: with less, a target direction counts as dead
 
 
@@ -85,7 +101,7 @@ def feature_weight_alignment(layer: Layer) -> float:
 def feature_weight_alignment_null(layer: Layer) -> float:
     """The same for a random k-dimensional subspace of R^d: what unrelated weights and features score.
     [0, 1]."""
-    return random_subspace_cosine(layer.moments.d, int(feature_weight_alignment_k(layer)))
+    return random_subspace_cosine(layer.columns, int(feature_weight_alignment_k(layer)))
 
 
 def _cross(layer: Layer) -> tuple[Tensor, Tensor]:
@@ -157,6 +173,8 @@ def cka(layer: Layer) -> float:
 def cka_first_columns(layer: Layer) -> float:
     """CKA of the first t columns of H alone, as the released code has it: not rotation invariant, never 1 in
     general. [0, 1]."""
+    if layer.width is not None:
+        raise Undefined("more columns than rows: the features are measured in the space of their rows")
     t = layer.moments.n
     return _cka(layer, layer.moments.sigma_h[:t, :t], layer.moments.sigma_hy[:t])
 
@@ -187,11 +205,21 @@ def cka_null(layer: Layer) -> float:
 def linear_mse(layer: Layer) -> float:
     """MSE of the best affine map H -> Y: Tr(Sigma_Y - Sigma_YH Sigma_H^+ Sigma_HY)/t. CPAL 2026.
 
-    [0, inf), unit of y^2. With `linear_map_from` the map is fitted there and judged on these moments. Equal
-    to the model's own MSE where a layer already holds the prediction.
+    [0, inf), unit of y^2; 0 is a perfect fit, good to 1e-15 of the targets' variance. Least squares on the numbers as
+    they are; from moments alone, directions below 2e-16 d of the largest variance are left out, and where that may
+    matter it is undefined (see `nrc.metrics.fit`). With `linear_map_from` the map is fitted
+    there and judged on these moments. Equal to the model's own MSE where a layer already holds the prediction.
     """
     a, b = (layer.reference or layer).affine_map
-    return squared_error(layer.moments, a, b) / layer.moments.n
+    m = layer.moments
+    if layer.reference is None:
+        return layer.fit.error / m.n
+    error = squared_error(m, a, b)
+    # A Sigma A' loses what its large terms take from each other
+    largest = float((a.abs() @ m.sigma_h.diagonal().sqrt()).square().sum())
+    if RESOLUTION * largest > 0.01 * error + 1e-8 * float(m.sigma_y.diagonal().sum()):
+        raise Undefined("the best linear map has such large entries that float64 sums do not give its error")
+    return error / m.n
 
 
 def linear_mse_uncentred(layer: Layer) -> float:
@@ -210,7 +238,7 @@ def linear_mse_uncentred(layer: Layer) -> float:
 
 
 def feature_rank(layer: Layer) -> float:
-    """Numerical rank of the centred features (tolerance: `Layer.feature_tolerance`). 0..d."""
+    """Number of directions of the centred features that are more than rounding (see `nrc.metrics.fit`). 0..d."""
     return float(layer.feature_rank)
 
 
@@ -245,9 +273,158 @@ def mean_share(layer: Layer) -> float:
     return float(layer.moments.mean_h.square().sum()) / layer.mean_square
 
 
-def feature_rms(layer: Layer) -> float:
-    """sqrt(mean |h|^2). [0, inf), unit of h; below 1e-12 the features count as vanished."""
+def feature_norm(layer: Layer) -> float:
+    """Root mean square length of the features, sqrt(mean_i |h_i|^2). [0, inf), unit of h; below 1e-12 the features
+    count as vanished.
+
+    Example:
+        >>> from nrc import Moments
+        >>> h = torch.tensor([[3.0, 4.0], [0.0, 5.0]])
+        >>> round(feature_norm(Layer.of(Moments().update(h, h))), 12)
+        5.0
+    """
     return float(layer.mean_square**0.5)
+
+
+def weight_norm(layer: Layer) -> float:
+    """Frobenius norm |W|_F of the weight that reads the features. [0, inf), unit of W; convolutions: of all entries.
+
+    Example:
+        >>> from nrc import Moments
+        >>> h = torch.randn(10, 2)
+        >>> weight_norm(Layer.of(Moments().update(h, h), weight=torch.tensor([[3.0, 4.0]])))
+        5.0
+    """
+    if layer.weight is None:
+        raise Undefined("no weight was given")
+    values = layer.weight.values
+    # in units of the largest: the squares of 1e160 overflow
+    return float(values[0] * torch.linalg.vector_norm(values / values[0])) if values[0] > 0 else 0.0
+
+
+def participation_ratio(layer: Layer) -> float:
+    """(sum_j l_j)^2 / sum_j l_j^2 of the eigenvalues of Sigma_H: how many directions share the variance.
+
+    [1, d]: 1 when one direction holds all, d when all hold the same; k for k equal ones and none else. A common
+    measure of dimension in neuroscience (Gao et al. 2017); neither paper draws it (CPAL 2026 has the stable ranks).
+
+    Example:
+        >>> from nrc import Moments
+        >>> h = torch.diag(torch.tensor([1.0, 1.0, 0.0]))
+        >>> both_signs = torch.cat((h, -h))
+        >>> round(participation_ratio(Layer.of(Moments().update(both_signs, both_signs[:, 0]))), 9)
+        2.0
+    """
+    layer.require_alive()
+    values = layer.features.values / layer.features.values[0]
+    return float(values.sum().square() / values.square().sum())
+
+
+def effective_rank(layer: Layer) -> float:
+    """exp(-sum_j p_j log p_j), p_j = s_j/sum_k s_k with the singular values s_j = sqrt(N l_j) of centred H.
+
+    Roy and Vetterli, "The effective rank", EUSIPCO 2007. [1, d]: 1 when one direction holds all the variance, d when all
+    hold the same. It counts directions by their length, not their variance, so it reacts to small ones more than
+    `participation_ratio`; neither paper draws it (CPAL 2026 has the stable ranks). Where the rows are not at hand,
+    directions below the resolution of the sums, 2e-16 d of the largest variance, count as 0.
+
+    Example:
+        >>> from nrc import Moments
+        >>> h = torch.diag(torch.tensor([1.0, 1.0, 0.0]))
+        >>> both_signs = torch.cat((h, -h))
+        >>> round(effective_rank(Layer.of(Moments().update(both_signs, both_signs[:, 0]))), 6)
+        2.0
+    """
+    layer.require_alive()
+    values = layer.features.values
+    if layer.rows is not None and not layer.features.of_rows and values[-1] < SMALL * values[0]:
+        values = spectrum_of_rows(layer.rows[0]).values
+    elif not layer.features.of_rows:
+        values = values * (values > eigenvalue_floor(values))
+    lengths = values.sqrt()
+    share = lengths / lengths.sum()
+    return float(torch.special.entr(share).sum().exp())
+
+
+def rankme(layer: Layer) -> float:
+    """RankMe = exp(-sum_j p_j log p_j), p_j = s_j/sum_k s_k + 1e-7, s_j the min(N, d) singular values of H, not centred.
+
+    Garrido, Balestriero, Najman, LeCun, "RankMe", ICML 2023, equations 1 and 2. [1, min(N, d)], up to the 1e-7: the mean
+    feature counts as a direction, which is all the difference to `effective_rank`. Needs an eigenproblem of its own,
+    so runs log it at their start and end alone (neither NeurIPS 2024 nor CPAL 2026 draws it).
+
+    Example:
+        >>> from nrc import Moments
+        >>> h = torch.eye(4)
+        >>> round(rankme(Layer.of(Moments().update(h, h[:, 0]))), 3)
+        4.0
+    """
+    layer.require_alive()
+    m = layer.moments
+    values = torch.linalg.eigvalsh(m.sigma_h + torch.outer(m.mean_h, m.mean_h)).flip(0).clamp_min(0.0)
+    if layer.rows is not None and values[-1] < SMALL * values[0]:
+        lengths = torch.linalg.svdvals(double(layer.rows[0]).cpu())
+    else:
+        lengths = (values * (values > eigenvalue_floor(values))).sqrt()
+    lengths = lengths[: min(m.count, layer.columns)]
+    return float(torch.special.entr(lengths / lengths.sum() + RANKME_EPS).sum().exp())
+
+
+def weight_balance(weight: Any, next_weight: Any, bias: Any = None, *, relu: bool = False) -> float:
+    """How far two weights in a row are from balanced: |V'V - G|_F / (|V'V|_F + |G|_F), G = W W' + b b'.
+
+    h = f(W a + b), then V h. With f the identity, gradient flow under weight decay lambda brings V'V - G to zero as
+    exp(-2 lambda t), whatever the loss (Du, Hu, Lee 2018, for its conservation without decay); with a ReLU the same holds of
+    the diagonals, one number for each unit. So it says how far training is from where it ends: [0, 1], 0 balanced,
+    1 when one of the two is zero.
+
+    Args:
+        weight: W (d, in) of the layer that makes the features.
+        next_weight: V (out, d) of the layer that reads them.
+        bias: b (d,) of the first, if it decays as well; None: it has none, or one that does not decay.
+        relu: whether a ReLU stands between them; then the diagonals are compared.
+
+    Raises:
+        UserError: shapes that do not fit.
+
+    Example:
+        >>> weight_balance([[3.0]], [[3.0]]), weight_balance([[1.0]], [[2.0]])
+        (0.0, 0.6)
+    """
+    w, v = (weight_matrix(each) for each in (weight, next_weight))
+    if len(w[1]) != 2 or len(v[1]) != 2 or w[1][0] != v[1][1]:
+        raise UserError(f"weights have shapes {w[1]} and {v[1]}; expected (d, in) and (out, d)")
+    first, then = w[0], v[0]
+    if bias is not None:
+        column = double(as_tensor(bias, "bias")).cpu().reshape(-1, 1)
+        if len(column) != len(first):
+            raise UserError(f"bias has {len(column)} entries, but the weight has shape {w[1]}")
+        first = torch.cat((first, column), 1)
+    largest = torch.maximum(first.abs().max(), then.abs().max())
+    if largest == 0:
+        raise Undefined("both weights are zero")
+    first, then = first / largest, then / largest
+    if relu:
+        made, read = first.square().sum(1), then.square().sum(0)
+    else:
+        made, read = (first @ first.T).flatten(), (then.T @ then).flatten()
+    sizes = torch.linalg.vector_norm(made) + torch.linalg.vector_norm(read)
+    if sizes == 0:
+        raise Undefined("the weights are too small for their squares")
+    return float(torch.linalg.vector_norm(read - made) / sizes)
+
+
+def balancedness(layer: Layer) -> float:
+    """`weight_balance` of the weight that makes the layer's features and the one that reads them. [0, 1]: 0 is where
+    training under weight decay ends, so it tells "converged" from "not yet". Neither NeurIPS 2024 nor CPAL 2026 draws it.
+    """
+    if layer.weight is None:
+        raise Undefined("no weight was given")
+    if layer.maker is None:
+        raise Undefined("the weight that makes these features is not known")
+    if isinstance(layer.maker, str):
+        raise Undefined(layer.maker)
+    return weight_balance(layer.maker.weight, layer.weight.matrix, layer.maker.bias, relu=layer.maker.relu)
 
 
 def signal_share(layer: Layer) -> float:

@@ -19,6 +19,7 @@ class Spectrum:
 
     values: Tensor
     vectors: Tensor
+    of_rows: bool = False  # from singular values of the rows: good to eps^2, not eps, of the largest
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,36 @@ def spectrum(covariance: Tensor) -> Spectrum:
     """Eigenvalues and eigenvectors of a symmetric positive semi-definite matrix, largest first."""
     values, vectors = torch.linalg.eigh(covariance)
     return Spectrum(values.flip(0).clamp_min(0.0), vectors.flip(1))
+
+
+# Float64 sums of products and their eigenproblem leave this share of the largest eigenvalue undecided: at most
+# 0.75e-15 was seen for 40 to 512 columns.
+RESOLUTION = 1e-15
+
+
+def eigenvalue_floor(values: Tensor) -> float:
+    """Eigenvalues (d,), largest first, at or below this count as zero: d eps of the largest, eps of float64."""
+    return 2.3e-16 * len(values) * float(values[0])
+
+
+def smallest_eigenvalue(covariance: Tensor) -> float:
+    """Smallest eigenvalue of a covariance, to its own accuracy where only the units of the columns differ.
+
+    1 over the largest eigenvalue of the inverse, which is taken of the correlations; 0 for a singular one.
+
+    Example:
+        >>> smallest_eigenvalue(torch.diag(torch.tensor([1e20, 1.0], dtype=torch.float64)))
+        1.0
+    """
+    deviation = covariance.diagonal().clamp_min(0.0).sqrt()
+    if not (deviation > 0).all():
+        return 0.0
+    scale = torch.outer(deviation, deviation)
+    correlation = covariance / scale
+    if float(torch.linalg.eigvalsh(correlation)[0]) <= 2.3e-16 * len(deviation):
+        return 0.0
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(correlation)) / scale
+    return 1.0 / float(torch.linalg.eigvalsh(inverse)[-1])
 
 
 def numerical_rank(values: Tensor, tolerance: float) -> int:
@@ -71,7 +102,10 @@ def weight_spectrum(weight: Any) -> WeightSpectrum:
     """
     matrix, shape, eps = weight_matrix(weight)
     wide = matrix.shape[0] < matrix.shape[1]
-    gram = spectrum(matrix @ matrix.T if wide else matrix.T @ matrix)
+    largest = matrix.abs().max() if matrix.numel() else matrix.new_zeros(())
+    unit = largest if largest > 0 else torch.ones_like(largest)  # or the squares of 1e160 would overflow
+    scaled = matrix / unit
+    gram = spectrum(scaled @ scaled.T if wide else scaled.T @ scaled)
     values = gram.values.sqrt()
     # rounding to 16 bits moves singular values by about eps of the largest, whatever the size
     rounding = max(matrix.shape) * min(eps, torch.finfo(torch.float32).eps)
@@ -79,8 +113,8 @@ def weight_spectrum(weight: Any) -> WeightSpectrum:
     vectors = gram.vectors
     if wide:
         # Orthonormal again after the division by singular values of very different size.
-        vectors = torch.linalg.qr(matrix.T @ gram.vectors[:, :rank]).Q
-    return WeightSpectrum(matrix, shape, values, vectors, rank)
+        vectors = torch.linalg.qr(scaled.T @ gram.vectors[:, :rank]).Q
+    return WeightSpectrum(matrix, shape, values * unit, vectors, rank)
 
 
 def outside(covariance: Tensor, mean: Tensor | None, basis: Tensor) -> float:
@@ -113,6 +147,8 @@ def random_subspace_cosine(d: int, k: int, draws: int = 400) -> float:
     """
     if k >= d:
         return 1.0
+    if d > 4096:  # the draws would not fit; the value goes as 1/sqrt(d), to 1/d of itself
+        return random_subspace_cosine(4096, k, draws) * (4096 / d) ** 0.5
     if k == 1:
         log_ratio = torch.lgamma(torch.tensor([d / 2, (d + 1) / 2], dtype=torch.float64, device="cpu"))
         return float((log_ratio[0] - log_ratio[1]).exp() / torch.pi**0.5)

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from nrc.errors import UserError
+from nrc.errors import UserError, check_choices
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,15 @@ class MLP:
     num_layers: int = 4
     width: int = 256
     bias: bool = True
-    feature_activation: str = "relu"
-    norm: str = "none"
+    feature_activation: Literal["relu", "none"] = "relu"
+    norm: Literal["none", "batch"] = "none"
 
     def __post_init__(self) -> None:
         if self.num_layers < 1:
             raise UserError(f"model.num_layers is {self.num_layers}; it must be at least 1")
         if self.width < 1:
             raise UserError(f"model.width is {self.width}; it must be at least 1")
-        if self.feature_activation not in ("relu", "none"):
-            raise UserError(f"model.feature_activation is {self.feature_activation!r}; choose relu or none")
-        if self.norm not in ("none", "batch"):
-            raise UserError(f"model.norm is {self.norm!r}; choose none or batch")
+        check_choices("model", self)
 
     def build(self, n_in: int, n_out: int, seed: int) -> "MLPNetwork":
         """Make the network with PyTorch's default initialisation drawn from `seed`."""

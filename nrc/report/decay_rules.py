@@ -3,9 +3,10 @@
 Each takes a `Case` and returns a `Finding`; the first line of its docstring is the rule as the report prints it.
 """
 
+from nrc.criteria import COLLAPSED, not_yet
 from nrc.report.findings import FAILS, NOT_YET, UNTESTABLE, Case, Finding, View, plural, word
-from nrc.report.rules import COLLAPSED, CORRECTED, PAPER, collapsed, lost
-from nrc.runs.read import BUDGET_DONE, falling
+from nrc.report.rules import CORRECTED, PAPER, lost
+from nrc.runs.read import collapsed, falling
 
 
 def needs_decay(case: Case) -> Finding:
@@ -44,7 +45,7 @@ def phase_change(case: Case) -> Finding:
     smallest, zero = positive[0], groups[0.0]
     budget = min(run.budget for run in groups[smallest])
     grown = [
-        wd for wd in positive if min(run.budget for run in groups[wd]) >= BUDGET_DONE and not lost(groups[wd])
+        wd for wd in positive if not not_yet(min(run.budget for run in groups[wd])) and not lost(groups[wd])
     ]
 
     def judge(metric: str) -> tuple[str, list[float]]:
@@ -52,7 +53,7 @@ def phase_change(case: Case) -> Finding:
         if stubborn(metric):
             return FAILS, values
         if not collapsed(groups[smallest], metric):
-            return NOT_YET if budget < BUDGET_DONE else FAILS, values
+            return NOT_YET if not_yet(budget) else FAILS, values
         return word(all(run.last(metric) > COLLAPSED for run in zero)), values
 
     def stubborn(metric: str) -> list[float]:

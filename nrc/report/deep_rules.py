@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nrc.figures._layers import target_stable_rank
+from nrc.figures.layers import target_stable_rank
 from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX
 from nrc.report.findings import HOLDS, UNTESTABLE, Case, Finding, View, number, word
 from nrc.report.layers import (

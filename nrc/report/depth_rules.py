@@ -5,8 +5,8 @@ Each takes a `Case` and returns a `Finding`; the first line of its docstring is 
 
 import numpy as np
 
-from nrc.figures._depth import first_collapsed
-from nrc.figures._reference import base
+from nrc.figures.layers import first_collapsed
+from nrc.figures.reference import base
 from nrc.metrics.depth import NOISE_MAX, R2_GAP_MAX, first_collapsed_layer
 from nrc.report.deep_rules import TRUE_RANK
 from nrc.report.findings import FAILS, HOLDS, UNTESTABLE, Case, Finding, View, beats, mean, number, word

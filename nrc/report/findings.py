@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nrc.metrics.layer import TARGET_RANK_TOLERANCE
-from nrc.runs.read import BUDGET_DONE, Run
+from nrc.criteria import not_yet
+from nrc.runs.read import Run
 
 HOLDS, FAILS, UNTESTABLE, NOT_RUN = "holds", "does not hold", "not testable here", "not run"
 NOT_YET = "not yet"  # does not hold, after a decay budget that is too small to tell this from "not yet"
@@ -84,8 +84,7 @@ class Case:
     @property
     def target_rank(self) -> int:
         """Number of directions in which the targets vary."""
-        values = np.linalg.eigvalsh(self.main[0].snapshots["sigma"])
-        return int((values > TARGET_RANK_TOLERANCE * values[-1]).sum())
+        return self.main[0].target_rank
 
     @property
     def target_variance(self) -> float:
@@ -102,7 +101,7 @@ class Case:
 
     def word(self, ok: bool) -> str:
         """The verdict on what weight decay brings about: below a budget of 20, failing may mean "not yet"."""
-        return HOLDS if ok else (NOT_YET if self.main[0].budget < BUDGET_DONE else FAILS)
+        return HOLDS if ok else (NOT_YET if not_yet(self.main[0].budget) else FAILS)
 
     def controls(self, quantity: Callable[[Run], float]) -> dict[str, list[float]]:
         """The same quantity of the runs without weight decay, if there are any."""

@@ -7,8 +7,8 @@ Content-Security-Policy forbids every request.
 import base64
 import io
 import json
+import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,13 +18,15 @@ from markupsafe import Markup
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from nrc.report import animation, explorer
+from nrc.figures import animation
+from nrc.report import explorer
 from nrc.report.findings import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, mean, value_range
 from nrc.report.published import comparisons
 from nrc.report.scorecard import Row, as_table, as_text, scorecard
 from nrc.runs.directory import atomic
-from nrc.runs.read import Headline, Run, Runs
+from nrc.runs.read import Run, Runs
 
+log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 MARKS = {
     HOLDS: ("✓", "holds"),
@@ -39,18 +41,14 @@ def write_report(
     outputs: Path,
     protocol: str = "quick",
     *,
-    headline: Headline | None = None,
     folder: Path | None = None,
-    say: Callable[[str], None] = print,
 ) -> list[Path]:
     """Judge the claims, draw the animation and write the page.
 
     Args:
         outputs: the folder of experiments, with `figures/` as `draw_all` left it (may be missing).
         protocol: which runs to report on.
-        headline: experiment -> data -> weight decay of the headline runs; None: the largest alive.
         folder: where to write; None: `outputs/report`.
-        say: receives plain lines.
 
     Returns:
         `index.html`, `scorecard.csv`, and `collapse.gif` with its still if there are frames.
@@ -61,7 +59,7 @@ def write_report(
     outputs = Path(outputs)
     folder = Path(folder or outputs / "report")
     folder.mkdir(parents=True, exist_ok=True)
-    runs = Runs(outputs, protocol, headline, None, say=lambda line: None)
+    runs = Runs(outputs, protocol)
     rows = scorecard(runs)
     moving = animation.find(runs)
     written = [folder / "index.html", folder / "scorecard.csv"]
@@ -73,8 +71,8 @@ def write_report(
     page = render(runs, rows, folder, moving)
     with atomic(written[0]) as tmp:
         tmp.write_text(page, encoding="utf-8")
-    say(as_text(rows))
-    say(f"{written[0]}: {len(page.encode()) / 1e6:.1f} MB, {len(rows)} verdicts")
+    log.info(as_text(rows))
+    log.info(f"{written[0]}: {len(page.encode()) / 1e6:.1f} MB, {len(rows)} verdicts")
     return written
 
 
@@ -87,9 +85,9 @@ def render(runs: Runs, rows: list[Row], folder: Path, moving: Run | None = None)
     )
     templates.filters |= {"mean": mean, "range": value_range}
     return templates.get_template("page.html").render(
-        css=Markup((HERE / "page.css").read_text()),
+        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
-        script=Markup((HERE / "explorer.js").read_text()),
+        script=Markup((HERE / "explorer.js").read_text(encoding="utf-8")),
         numbers=Markup(embedded_json(explorer.data(runs))),
         protocol=runs.protocol,
         facts=_facts(runs),
@@ -181,7 +179,7 @@ def _figures(runs: Runs, link: _Linker) -> list[dict[str, Any]]:
     if not (home / "captions.json").exists():
         return []
     found = []
-    for name, entry in json.loads((home / "captions.json").read_text()).items():
+    for name, entry in json.loads((home / "captions.json").read_text(encoding="utf-8")).items():
         picture = home / f"{name}.png"
         if not picture.exists():
             continue
@@ -214,7 +212,7 @@ def _moving(run: Run | None, folder: Path) -> dict[str, Any] | None:
     return {
         "src": data_uri(gif),
         "still": data_uri(still),
-        "caption": animation.caption(run),
+        "caption": animation.CAPTION,
         "width": width,
         "height": height,
     }

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nrc.figures._reference import base
+from nrc.figures.reference import base
 from nrc.report.findings import FAILS, HOLDS, Case, Finding, View, beats, mean, number, plural, word
 from nrc.report.literature import DIRECTIONS, as_published, deep_value, reach
-from nrc.report.rules import CORRECTED, PAPER, START, start_of
+from nrc.report.rules import CORRECTED, PAPER, START
 from nrc.runs.read import Run
 
 Distance = Callable[[float], float]
@@ -35,7 +35,7 @@ def deep_mean(run: Run, metric: str, split: str = "train") -> float:
 
 def deep_start(run: Run, metric: str, split: str = "train") -> float:
     """The same at the start, over the layers where it was defined; NaN if in none."""
-    values = [start_of(run, metric, split, name) for name in deep_layers(run)]
+    values = [run.first(metric, split, name) for name in deep_layers(run)]
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 

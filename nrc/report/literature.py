@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nrc.figures._reference import base, curve, published, recipe
-from nrc.figures.sgemm_table import tolerance
+from nrc.figures.reference import base, curve, published, recipe
+from nrc.figures.sgemm import tolerance
 from nrc.runs.read import Run
 
 RECIPES = {  # experiment -> whose recipe it takes; low_rank's is not published

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nrc.figures._reference import base, published, published_sets
-from nrc.figures.sgemm_table import AT_LEAST, WITHIN, tolerance
+from nrc.figures.reference import base, published, published_sets
+from nrc.figures.sgemm import AT_LEAST, WITHIN, tolerance
 from nrc.report.findings import number
 from nrc.report.literature import DIRECTIONS, as_published
 from nrc.report.scorecard import title

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nrc import criteria
+from nrc.criteria import COLLAPSED, FALL
 from nrc.metrics import nrc3_curve
 from nrc.report.findings import (
     FAILS,
@@ -25,8 +27,6 @@ from nrc.report.findings import (
 from nrc.report.literature import published_gamma
 from nrc.runs.read import Run, falling
 
-COLLAPSED = 0.05  # NRC1, NRC2 and NRC3 below this count as collapsed
-FALL = 10.0  # and at least this much below the start
 EVR_MIN = 0.95
 GAMMA_EDGE = 0.01  # of lambda_min
 GRID = 1000  # points of gamma in the released code
@@ -35,31 +35,15 @@ RELEASED = "as in the released code"
 START = "at the start"
 
 
-def start_of(run: Run, metric: str, split: str = "train", layer: str | None = None) -> float:
-    """The first measured value; NaN if there is none."""
-    series = run.series(metric, split, layer)
-    return float(series.iloc[0]) if len(series) else float("nan")
-
-
 def _relative(run: Run, metric: str, when: str = "end") -> float:
     """Mean squared distance of raw features over their mean squared length."""
-    pick = run.last if when == "end" else (lambda name: start_of(run, name))
-    return float(pick(metric) / pick("feature_rms") ** 2)
-
-
-def _fell(ends: Sequence[float], starts: Sequence[float]) -> bool:
-    return all(e < COLLAPSED and e * FALL < s for e, s in zip(ends, starts, strict=True))
+    pick = run.last if when == "end" else (lambda name: run.first(name))
+    return float(pick(metric) / pick("feature_norm") ** 2)
 
 
 def lost(runs: Sequence[Run]) -> bool:
     """Whether a target direction is dead in a seed, so that a collapse is bought with signal."""
     return any(run.lost_direction for run in runs)
-
-
-def collapsed(runs: Sequence[Run], *metrics: str) -> bool:
-    """Whether every seed ends small, has fallen, and keeps its target directions; NaN counts as not collapsed."""
-    small = [_fell([r.last(m) for r in runs], [start_of(r, m) for r in runs]) for m in metrics]
-    return all(small) and not lost(runs)
 
 
 def _centred_nrc2(run: Run, when: str) -> float:
@@ -82,7 +66,7 @@ def _falls(
     case: Case, metric: str, quantity: str, views: list[tuple[str, str, list[float], list[float]]]
 ) -> Finding:
     runs = list(case.main)
-    ends, starts = [run.last(metric) for run in runs], [start_of(run, metric) for run in runs]
+    ends, starts = [run.last(metric) for run in runs], [run.first(metric) for run in runs]
     dead = lost(runs)
 
     late = falling(runs, metric)
@@ -96,14 +80,14 @@ def _falls(
     for name, words, these, before in views:
         fell = float(np.mean(before)) / max(float(np.mean(these)), 1e-300)
         note = f"fell {fell:.2g}-fold only" if max(these) < COLLAPSED and fell < FALL else ""
-        judged.append(View(name, words, these, verdict(_fell(these, before)), note))
+        judged.append(View(name, words, these, verdict(criteria.collapsed(before, these)), note))
     undefined = [run.why(metric) for run in runs if run.why(metric) and not np.isfinite(run.last(metric))]
     share = float(np.mean([run.last("mean_share") for run in runs]))
     if undefined:
         why = f"undefined: {undefined[0]}"
     elif dead:
         why = f"the weight decay has removed a target direction ({case.clock})"
-    elif _fell(ends, starts):
+    elif criteria.collapsed(starts, ends):
         why = f"falls from {number(float(np.mean(starts)))}, with all {case.n} target directions alive"
     elif late:
         why = f"still falling in the second half of the run; {case.clock}"
@@ -115,7 +99,9 @@ def _falls(
     else:
         why = f"ends above {COLLAPSED:g} or has not fallen tenfold; {case.clock}"
     beside = {START: starts} | case.controls(lambda run: run.last(metric))
-    return Finding(quantity, ends, beside, FAILS if undefined else verdict(_fell(ends, starts)), why, judged)
+    return Finding(
+        quantity, ends, beside, FAILS if undefined else verdict(criteria.collapsed(starts, ends)), why, judged
+    )
 
 
 def _scaled_and_raw(case: Case, metric: str) -> list[tuple[str, str, list[float], list[float]]]:
@@ -133,7 +119,7 @@ def _scaled_and_raw(case: Case, metric: str) -> list[tuple[str, str, list[float]
 
 
 def _both(case: Case, metric: str) -> tuple[list[float], list[float]]:
-    return [run.last(metric) for run in case.main], [start_of(run, metric) for run in case.main]
+    return [run.last(metric) for run in case.main], [run.first(metric) for run in case.main]
 
 
 def nrc1(case: Case) -> Finding:
@@ -156,7 +142,7 @@ def nrc3(case: Case) -> Finding:
     if case.n == 1:
         return Finding("NRC3", [], {}, UNTESTABLE, "NRC3 is identically 0 for a single target")
     ends = [run.last("nrc3") for run in case.main]
-    beside = {f"random W, {START}": [start_of(run, "nrc3") for run in case.main]}
+    beside = {f"random W, {START}": [run.first("nrc3") for run in case.main]}
     beside |= case.controls(lambda run: run.last("nrc3"))
     rival = min(float(np.mean(values)) for values in beside.values())
 
@@ -195,7 +181,7 @@ def evr(case: Case) -> Finding:
         return Finding("EVR", [], {}, UNTESTABLE, f"only five components are recorded; n is {n}")
 
     def share(run: Run, when: str = "end") -> float:
-        pick = run.last if when == "end" else (lambda name: start_of(run, name))
+        pick = run.last if when == "end" else (lambda name: run.first(name))
         return float(sum(pick(f"evr_{k}") for k in range(1, n + 1)))
 
     def verdict(values: list[float], starts: list[float]) -> str:
@@ -229,7 +215,7 @@ def gamma_inside(case: Case) -> Finding:
         return all(GAMMA_EDGE < v < 1 - GAMMA_EDGE for v in values)
 
     ends = [run.last("nrc3_gamma") for run in case.main]
-    starts = [start_of(run, "nrc3_gamma") for run in case.main]
+    starts = [run.first("nrc3_gamma") for run in case.main]
     if inside(ends):
         why = (
             "inside; a random W has it inside as well, so this alone shows little"

@@ -12,8 +12,8 @@ import pandas as pd
 import yaml
 
 from nrc.errors import UserError
-from nrc.figures._reference import base
-from nrc.figures._style import describe_model, pretty
+from nrc.figures.reference import base
+from nrc.figures.style import describe_model, pretty
 from nrc.report import decay_rules, deep_rules, depth_rules, rules, ufm_rules
 from nrc.report.findings import NOT_RUN, Case, Finding, summary
 from nrc.report.literature import published_tau
@@ -99,7 +99,7 @@ def read_claims(file: Path = CLAIMS) -> list[Claim]:
         UserError: an entry with a missing or unknown key, or a rule that does not exist.
     """
     claims = []
-    for entry in yaml.safe_load(file.read_text()):
+    for entry in yaml.safe_load(file.read_text(encoding="utf-8")):
         try:
             claims.append(Claim(**entry))
         except TypeError as error:

@@ -7,12 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nrc.figures.ufm import predicted
-from nrc.figures.ufm_residuals import residuals
+from nrc.figures.ufm import predicted, residuals
 from nrc.report.findings import HOLDS, UNTESTABLE, Case, Finding, View, mean, number
-from nrc.report.rules import PAPER, RELEASED, START, lost, start_of
-from nrc.report.rules import collapsed as has_collapsed
-from nrc.runs.read import Run
+from nrc.report.rules import PAPER, RELEASED, START, lost
+from nrc.runs.read import Run, collapsed
 
 UFM_TOLERANCE = 0.1
 LOSSES = (  # the same theory for two losses, of which the runs minimise the second
@@ -31,8 +29,8 @@ def ufm_collapse(case: Case) -> Finding:
         return max(run.last("nrc1"), run.last("nrc2"))
 
     ends = [larger(run) for run in case.main]
-    starts = [max(start_of(run, "nrc1"), start_of(run, "nrc2")) for run in case.main]
-    ok = has_collapsed(case.main, "nrc1", "nrc2")
+    starts = [max(run.first("nrc1"), run.first("nrc2")) for run in case.main]
+    ok = collapsed(case.main, "nrc1", "nrc2")
     why = f"c = {best.c:.2g} below lambda_min; {case.clock}" + (
         "; a target direction is lost" * lost(case.main)
     )
@@ -126,7 +124,7 @@ def ufm_balance(case: Case) -> Finding:
     """In every seed lambda_H mean |h|^2 and lambda_W |W|^2 differ by at most 10 %; here lambda_H = lambda_W."""
 
     def ratio(run: Run, when: str = "end") -> float:
-        rms = run.last("feature_rms") if when == "end" else start_of(run, "feature_rms")
+        rms = run.last("feature_norm") if when == "end" else run.first("feature_norm")
         return rms**2 / float((run.snapshots[f"weight_{when}"].astype(float) ** 2).sum())
 
     ratios = [ratio(run) for run in case.main]
@@ -142,11 +140,11 @@ def ufm_loss(case: Case) -> Finding:
     """In every seed the regularised loss is within 10 % of the theory's least value, n c/2 + sqrt(c) tr A."""
 
     def loss(run: Run, when: str = "end") -> float:
-        pick = run.last if when == "end" else (lambda name: start_of(run, name))
+        pick = run.last if when == "end" else (lambda name: run.first(name))
         square = float((run.snapshots[f"weight_{when}"].astype(float) ** 2).sum())
         # as `predicted` has it: 0.5 * mean of the squares, and penalties of that scale
         strength = predicted(run).lambda_h
-        return 0.5 * pick("mse") + strength / 2 * (pick("feature_rms") ** 2 + square)
+        return 0.5 * pick("mse") + strength / 2 * (pick("feature_norm") ** 2 + square)
 
     least = [predicted(run).loss for run in case.main]
     ends = [loss(run) for run in case.main]

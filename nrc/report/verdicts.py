@@ -13,11 +13,11 @@ import numpy as np
 import yaml
 
 from nrc.errors import UserError
-from nrc.figures._reference import base
+from nrc.figures.reference import base
 from nrc.report.findings import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, number
 from nrc.report.scorecard import Row, read_claims, scorecard
 from nrc.runs.directory import atomic
-from nrc.runs.read import LONG, Headline, Runs
+from nrc.runs.read import LONG, Runs
 
 VERDICTS = Path(__file__).parents[1] / "reference" / "verdicts.yaml"
 WORDS = (HOLDS, FAILS, NOT_YET, UNTESTABLE)
@@ -42,7 +42,7 @@ def read_verdicts(file: Path = VERDICTS) -> Table:
     """
     found: Table = {}
     known = {claim.id for claim in read_claims()}
-    text = file.read_text() if file.exists() else ""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
     for protocol, claims in (yaml.safe_load(text) or {}).items():
         for claim, places in claims.items():
             if claim not in known:
@@ -109,7 +109,6 @@ def _change(row: Row, word: str, value: float) -> str:
 def verdict_changes(
     outputs: Path,
     protocol: str = "quick",
-    headline: Headline | None = None,
     wanted: Callable[[str], bool] = lambda data: True,
     file: Path = VERDICTS,
 ) -> tuple[list[str], int]:
@@ -118,13 +117,12 @@ def verdict_changes(
     Args:
         outputs: the folder of experiments.
         protocol: which runs.
-        headline: experiment -> data -> weight decay of the headline runs.
         wanted: which data sets, by their name in conf/data.
 
     Returns:
         A line per change, and how many verdicts were compared.
     """
-    runs = Runs(Path(outputs), protocol, headline, None, say=lambda line: None)
+    runs = Runs(Path(outputs), protocol)
     rows = [row for row in scorecard(runs) if wanted(base(row.data))]
     return differences(rows, read_verdicts(file), protocol)
 
@@ -152,7 +150,7 @@ def write_verdicts(rows: Iterable[Row], file: Path = VERDICTS) -> int:
             for where, (word, value) in claims[claim].items():
                 text += f"    {where}: {_entry(word, value)}\n"
     with atomic(file) as tmp:
-        tmp.write_text(text)
+        tmp.write_text(text, encoding="utf-8")
     return count
 
 

@@ -1,9 +1,9 @@
 """Checkpoints of a run directory: written atomically, checked by checksum, two of them kept."""
 
 import io
+import logging
 import os
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from nrc.errors import UserError
 from nrc.runs.files import atomic, sha256, size, writing
 
+log = logging.getLogger(__name__)
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
@@ -37,13 +38,14 @@ def save(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
         tmp.write_bytes(buffer.getbuffer())
 
 
-def load(folder: Path, identity: dict[str, Any], say: Callable[[str], None] = print) -> dict[str, Any] | None:
+def load(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The newest checkpoint that is whole, with `metrics.csv` cut back to it; None to start over.
+
+    A warning is logged for every checkpoint that cannot be used.
 
     Args:
         folder: the run directory.
         identity: of the run that wants to continue.
-        say: receives a warning for every checkpoint that cannot be used.
 
     Raises:
         UserError: the checkpoint is of another run.
@@ -61,7 +63,7 @@ def load(folder: Path, identity: dict[str, Any], say: Callable[[str], None] = pr
         except Exception as error:  # damage can show as any exception at all
             why = " ".join(f"{type(error).__name__}: {error}".split())[:150]
             remedy = "starting over" if file is found[-1] else "taking the one before"
-            say(f"warning: {file} cannot be used ({why}); {remedy}")
+            log.warning(f"{file} cannot be used ({why}); {remedy}")
             continue
         if other:
             raise UserError(f"{file} is of another run ({'; '.join(other[:3])}); delete it to start over")

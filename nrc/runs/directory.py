@@ -2,7 +2,8 @@
 
     config.yaml      the settings
     metrics.csv      epoch, step, tau, split, layer, metric, value
-    run.json         identity, versions, data sha256, device, wall time, status and why
+    run.json         experiment, role, protocol, overrides, facts of the data, identity, versions, device, wall time,
+                     status and why
     checkpoint.pt    weights, optimiser state and step; enough to continue
     checkpoint.previous.pt    the one before, until the run is finished
     snapshots.npz    feature layer at the start and the end (for the 3-D picture and the theory)
@@ -11,8 +12,7 @@
 A run is identified by what determines its numbers. Opening the same directory again finds the run
 finished (skipped), half done (resumed) or different (refused). A directory holds no path of its own, so it
 may be moved and copied. `run.json` says running (or, if no process holds the lock, killed while running),
-finished, diverged, interrupted (by a signal) or failed; it does not exist before the first step. Of a run that
-has ended it holds size and sha256 of the results, which are held against them whenever it is read.
+finished, diverged, interrupted (by a signal) or failed; it does not exist before the first step.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,16 @@ import yaml
 
 from nrc.errors import UserError
 from nrc.runs import checkpoint
-from nrc.runs.files import atomic, lock, sha256, size, writing
+from nrc.runs.files import atomic, lock, size, writing
 
 COLUMNS = ["epoch", "step", "tau", "split", "layer", "metric", "value"]
 FINAL = ("finished", "diverged")
-RESULTS = ("metrics.csv", "snapshots.npz")
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a dictionary as readable JSON, atomically."""
     with atomic(path) as tmp:
-        tmp.write_text(json.dumps(value, indent=1) + "\n")
+        tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -79,7 +78,7 @@ class RunDirectory:
         """Open or create the directory of the run with this identity.
 
         Raises:
-            UserError: the directory holds a run with another identity, or an ended one whose results have changed.
+            UserError: the directory holds a run with another identity.
         """
         path = Path(path)
         identity = json.loads(json.dumps(identity))  # as it will be read back
@@ -90,7 +89,6 @@ class RunDirectory:
         if not (path / "run.json").exists():
             return cls(path, {"status": "new", "identity": identity})
         info = read_info(path)
-        _check_results(path, info)
         found = checkpoint.differences(info["identity"], identity)
         if found:
             raise UserError(
@@ -104,13 +102,13 @@ class RunDirectory:
         return self.info["status"] in FINAL
 
     @contextlib.contextmanager
-    def lock(self, say: Callable[[str], None] = print) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Within the block this process alone writes here; see `nrc.runs.files.lock` for network file systems.
 
         Raises:
             UserError: another process writes here.
         """
-        with lock(self.path / ".lock", say):
+        with lock(self.path / ".lock"):
             self.info = self.open(
                 self.path, self.info["identity"]
             ).info  # the holder before may have ended it
@@ -118,19 +116,39 @@ class RunDirectory:
                 stale.unlink(missing_ok=True)
             yield
 
-    def start(self, config: dict[str, Any], environment: dict[str, Any], data: dict[str, Any]) -> None:
-        """Record what is about to run."""
+    def start(
+        self,
+        config: dict[str, Any],
+        environment: dict[str, Any],
+        data: dict[str, Any],
+        purpose: dict[str, Any] | None = None,
+    ) -> None:
+        """Record what is about to run.
+
+        Args:
+            config: all settings, for config.yaml.
+            environment: machine and versions.
+            data: facts of the data, as `RegressionData.facts()` has them.
+            purpose: `experiment`, `role`, `protocol` and `overrides`, as `RunSettings.purpose()` has them.
+        """
         with atomic(self.path / "config.yaml") as tmp:
-            tmp.write_text(yaml.safe_dump(config, sort_keys=False))
-        self.info |= {"status": "running", "environment": environment, "data": data}
+            tmp.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        purpose = {"experiment": None, "role": None, "protocol": None, "overrides": []} | (purpose or {})
+        self.info = (
+            {"status": "running", "reason": ""}
+            | purpose
+            | {"data": data, "environment": environment}
+            | {
+                key: value
+                for key, value in self.info.items()
+                if key not in ("status", "environment", "data", *purpose)
+            }
+        )
         write_json(self.path / "run.json", self.info)
 
     def end(self, status: str, reason: str, **facts: Any) -> None:
         """Record how the run ended: finished, diverged, interrupted or failed, and why."""
         self.info |= {"status": status, "reason": reason, **facts}
-        if status in FINAL:
-            there = [name for name in RESULTS if (self.path / name).exists()]
-            self.info["results"] = {name: _seal(self.path / name) for name in there}
         write_json(self.path / "run.json", self.info)
         if status == "finished":
             (self.path / checkpoint.PREVIOUS).unlink(missing_ok=True)
@@ -160,7 +178,7 @@ class RunDirectory:
             text += f"{epoch!r},{step},{tau!r},{split},{layer},{metric},{value!r}\n"
         with writing(file):
             try:
-                with open(file, "a") as handle:
+                with open(file, "a", encoding="utf-8", newline="\n") as handle:
                     handle.write(text)
             except OSError:
                 with contextlib.suppress(OSError):
@@ -170,8 +188,8 @@ class RunDirectory:
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         checkpoint.save(self.path, self.info["identity"], state)
 
-    def load_checkpoint(self, say: Callable[[str], None] = print) -> dict[str, Any] | None:
-        return checkpoint.load(self.path, self.info["identity"], say)
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        return checkpoint.load(self.path, self.info["identity"])
 
     def save_snapshots(self, arrays: dict[str, np.ndarray]) -> None:
         with atomic(self.path / "snapshots.npz") as tmp, open(tmp, "wb") as handle:
@@ -186,7 +204,7 @@ def read_info(path: Path) -> dict[str, Any]:
     """
     file = Path(path) / "run.json"
     try:
-        info = json.loads(file.read_text())
+        info = json.loads(file.read_text(encoding="utf-8"))
         info["identity"], info["status"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
@@ -196,32 +214,17 @@ def read_info(path: Path) -> dict[str, Any]:
     return info
 
 
-def _seal(file: Path) -> dict[str, Any]:
-    return {"size": size(file), "sha256": sha256(file)}
-
-
-def _check_results(path: Path, info: dict[str, Any]) -> None:
-    for name, seal in info.get("results", {}).items():
-        file = path / name
-        if size(file) != seal["size"] or sha256(file) != seal["sha256"]:
-            raise UserError(
-                f"{file} has changed since the run ended ({size(file)} bytes, {seal['size']} then); delete {path} and "
-                "run the same command again"
-            )
-
-
 def read_run(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The record and the metric rows of one finished run.
+    """The record and the metric rows of one run.
 
     Raises:
-        UserError: the record is damaged, or the results have changed since the run ended.
+        UserError: the record or the rows are damaged.
     """
+    file = Path(path) / "metrics.csv"
     info = read_info(path)
-    _check_results(Path(path), info)
-    return info, pd.read_csv(Path(path) / "metrics.csv")
-
-
-def find_runs(root: Path) -> list[Path]:
-    """Directories below `root` that hold a finished run, in a stable order."""
-    files = sorted(Path(root).glob("**/run.json"))
-    return [file.parent for file in files if read_info(file.parent)["status"] == "finished"]
+    try:
+        return info, pd.read_csv(file)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}: {error}); delete {path} and run the same command again"
+        ) from None

@@ -2,17 +2,19 @@
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
+import logging
 import os
 import platform
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from nrc.errors import UserError
 
+log = logging.getLogger(__name__)
 PATIENCE = 5.0  # seconds to wait for a lock whose holder is about to stop
 
 
@@ -62,13 +64,12 @@ def size(path: Path) -> int:
 
 def sha256(path: Path, length: int | None = None) -> str:
     """Digest of a file, or of its first `length` bytes (of 0 bytes it need not be there)."""
-    digest, left = hashlib.sha256(), path.stat().st_size if length is None else length
-    if left:
-        with open(path, "rb") as handle:
-            while left and (block := handle.read(min(left, 1 << 20))):
-                digest.update(block)
-                left -= len(block)
-    return digest.hexdigest()
+    if length == 0:
+        return hashlib.sha256().hexdigest()
+    with open(path, "rb") as handle:
+        if length is None:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+        return hashlib.sha256(handle.read(length)).hexdigest()
 
 
 def _remove_stale(path: Path) -> None:
@@ -80,6 +81,8 @@ def _remove_stale(path: Path) -> None:
 
 
 def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # there signal 0 is Ctrl-C, not a question
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -90,43 +93,40 @@ def _is_alive(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def lock(path: Path, say: Callable[[str], None] = print) -> Iterator[None]:
-    """Hold the file `path` within the block; a second process that asks for it is refused.
+def lock(path: Path, wait: float | None = None) -> Iterator[None]:
+    """Hold the file `path` within the block, against other processes on any system (by the library filelock).
 
     The kernel frees the lock when its holder ends, in whatever way, so a lock file that was left behind or
     copied means nothing. On one machine this holds on every local file system. Between machines it holds on
     NFS (Linux turns it into a byte-range lock of the server; version 3 needs lockd) and on Lustre mounted with
     `flock`; with Lustre's `localflock`, and on many FUSE and SMB mounts, each machine sees its own locks only.
-    Where there are no locks at all, a warning is said and the block is entered.
+    Where there are no locks at all, a warning is logged and the block is entered.
 
     Args:
         path: the lock file; it is made, and stays.
-        say: receives the warning.
+        wait: seconds to wait for another holder, -1 for as long as it takes; None: `PATIENCE`.
 
     Raises:
-        UserError: somebody else holds it.
+        UserError: another process holds it, or the file cannot be written.
     """
     with writing(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        path.touch()
+    held = FileLock(path)
     try:
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    say(
-                        f"warning: {path}: no lock on this file system ({error.strerror}); run one process here"
-                    )
-                    break
-            if time.monotonic() > until:
-                holder = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
-                raise UserError(f"{path.parent} is in use by {holder}; wait for it, or stop it") from None
-            time.sleep(0.1)
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without its holder's name
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+        held.acquire(timeout=PATIENCE if wait is None else wait)
+    except Timeout:
+        holder = ""
+        with contextlib.suppress(OSError):
+            holder = path.read_text(encoding="utf-8")
+        raise UserError(
+            f"{path.parent} is in use by {holder or 'another process'}; wait for it, or stop it"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        log.warning("%s: no lock on this file system (%s); run one process here", path, error)
+    try:
+        # a full disk, or Windows, where a locked file cannot be written: then without its holder's name
+        with contextlib.suppress(OSError):
+            path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
-        os.close(handle)
+        held.release()

@@ -1,8 +1,9 @@
-"""Run directories as the figures see them: measured curves, settings and snapshots, nothing else."""
+"""Finished runs as figures, report and checks read them: facts, measured curves and snapshots, nothing else."""
 
-import json
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from nrc.metrics import ALIVE
+from nrc import criteria
 from nrc.places import PROTOCOLS
-from nrc.runs.directory import read_run
+from nrc.runs.directory import COLUMNS, read_info, read_run
 
+log = logging.getLogger(__name__)
 DATA_ORDER = (
     "reacher",
     "swimmer",
@@ -24,11 +26,8 @@ DATA_ORDER = (
     "carla_1d",
     "utkface",
 )  # as in the papers; others follow in alphabetical order
-SIGNAL = 1e-3  # train R^2
-Headline = Mapping[str, Mapping[str, float]]  # experiment -> data -> weight decay
-# decay budget lambda*tau from which on what the loss does not hold is gone; before: not yet
-BUDGET_DONE = 20.0
-STILL = 0.95  # of the value at half of the run's tau: what ends lower still falls
+
+FACTS = ("experiment", "role", "protocol", "data", "dataset", "kind", "weight_decay", "seed", "run")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +46,53 @@ class Run:
     def config(self) -> dict[str, Any]:
         """All settings with the place of the data, which `settings` leave out; {} when not saved."""
         file = self.path / "config.yaml"
-        return (yaml.safe_load(file.read_text()) if file.exists() else None) or {}
+        return (yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None) or {}
+
+    @property
+    def experiment(self) -> str | None:
+        """Name of the experiment that the run belongs to; None for a run by itself."""
+        return self.info["experiment"]
+
+    @property
+    def role(self) -> str | None:
+        """Its part in the experiment: "headline", "control" or "sweep"; None for a run by itself."""
+        return self.info["role"]
+
+    @property
+    def overrides(self) -> list[str]:
+        """The settings as they were typed."""
+        return list(self.info["overrides"])
+
+    @property
+    def command(self) -> str:
+        """The command that makes this run."""
+        return commands([self])[0]
 
     @property
     def data(self) -> str:
+        """The data set with its variant, as in the run directory: reacher, utkface-faces, swimmer-mean4."""
         return str(self.settings["data"]["name"])
+
+    @property
+    def dataset(self) -> str:
+        """The data set without what makes this a variant of it: utkface."""
+        return str(self.info["data"]["name"])
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """What makes the data a variant of the set, e.g. {"target_mean": 4.0}; {} for the set itself."""
+        return dict(self.info["data"]["variant"])
+
+    @property
+    def rows(self) -> int:
+        """Train rows."""
+        return int(self.info["data"]["train"])
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images; None when the inputs are no images."""
+        size = self.info["data"]["image_size"]
+        return None if size is None else (int(size[0]), int(size[1]))
 
     @property
     def weight_decay(self) -> float:
@@ -101,6 +142,11 @@ class Run:
         found = self.series(metric, split, layer)
         return float(found.iloc[-1]) if len(found) else math.nan
 
+    def first(self, metric: str, split: str = "train", layer: str | None = None) -> float:
+        """The value before training (the first one measured), NaN if undefined."""
+        found = self.series(metric, split, layer)
+        return float(found.iloc[0]) if len(found) else math.nan
+
     def why(self, metric: str) -> str:
         """Why a metric of the last layer is undefined, in two or three words; empty if it never was."""
         reason = self.info.get("undefined", {}).get(f"{self.layers[-1]}/{metric}", "")
@@ -115,17 +161,16 @@ class Run:
 
     @property
     def target_rank(self) -> int:
-        """Directions in which the targets vary; 0 when that was not saved."""
-        values = np.linalg.eigvalsh(self.snapshots["sigma"]) if "sigma" in self.snapshots else np.zeros(1)
-        return int((values > 1e-10 * values[-1]).sum())
+        """Number of directions in which the train targets vary: the numerical rank of Sigma."""
+        return int(self.info["data"]["target_rank"])
 
     @property
     def alive(self) -> int:
-        """Target directions that W still reads at the end, by its singular values against the largest."""
-        if self.vanished or self.last("r2") < SIGNAL or "weight_end" not in self.snapshots:
+        """Target directions that the network still reads at the end."""
+        if self.vanished or "weight_end" not in self.snapshots:
             return 0
-        values = np.linalg.svd(self.snapshots["weight_end"].astype(float), compute_uv=False)
-        return int((values > ALIVE * values[0]).sum())
+        weight = self.snapshots["weight_end"].astype(float)
+        return criteria.directions_alive(np.linalg.svd(weight, compute_uv=False), self.last("r2"))
 
     @property
     def lost_direction(self) -> bool:
@@ -148,13 +193,11 @@ class Runs:
 
     outputs: Path
     protocol: str = "quick"
-    headlines: Headline | None = None
     datasets: Sequence[str] | None = None
-    say: Callable[[str], None] = print
     _read: dict[str, dict[str, list[Run]]] = field(default_factory=dict)
 
     def of(self, experiment: str, *, both_protocols: bool = False) -> dict[str, list[Run]]:
-        """Data set -> finished runs, largest weight decay first, then by seed; {} if there are none."""
+        """Data set (with its variant) -> finished runs, largest weight decay first, then by seed; {} if there are none."""
         folder = experiment if both_protocols else f"{experiment}-{self.protocol}"
         if folder not in self._read:
             self._read[folder] = self._find(self.outputs / folder)
@@ -163,9 +206,10 @@ class Runs:
     def _find(self, root: Path) -> dict[str, list[Run]]:
         found: list[Run] = []
         for file in sorted(root.glob("*/**/run.json")):
-            status = json.loads(file.read_text())["status"]
-            if status != "finished":
-                self.say(f"{file.parent}: {status}, not drawn")
+            info = read_info(file.parent)
+            if info["status"] != "finished" or info["experiment"] is None:
+                why = "belongs to no experiment" if info["status"] == "finished" else info["status"]
+                log.info(f"{file.parent}: {why}, not drawn")
                 continue
             run = Run(file.parent, *read_run(file.parent))
             if self.datasets is None or run.data in self.datasets:
@@ -176,27 +220,19 @@ class Runs:
         return {d: sorted(runs, key=lambda r: (-r.weight_decay, r.seed, r.path)) for d, runs in key.items()}
 
     def headline(self, experiment: str, data: str) -> list[Run]:
-        """The runs at the headline weight decay.
-
-        That is the one given; else the largest whose features are alive at the end in every seed; else, when
-        all have vanished, the smallest positive one. [] when no run has a positive weight decay.
-        """
-        runs = [run for run in self.of(experiment).get(data, []) if run.weight_decay > 0]
-        # a set read from a file has the file's name after a dash
-        given = (self.headlines or {}).get(experiment, {}).get(data.partition("-")[0])
-        if given is not None:
-            chosen = [run for run in runs if math.isclose(run.weight_decay, given, rel_tol=1e-9)]
-            if chosen:
-                return chosen
-            self.say(f"{experiment}/{data}: no finished run at the headline weight decay {given:g}")
-        values = sorted({run.weight_decay for run in runs}, reverse=True)
-        alive = [v for v in values if not any(r.vanished for r in runs if r.weight_decay == v)]
-        best = (alive or values[-1:])[:1]
-        return [run for run in runs if run.weight_decay in best]
+        """The runs at the weight decay that the experiment shows first; [] when there are none."""
+        runs = self.of(experiment).get(data, [])
+        found = [run for run in runs if run.role == "headline"]
+        if runs and not found:
+            log.info(
+                f"{experiment}/{data}: no finished run at the headline weight decay; run it, or make another the "
+                "headline with experiment.headline=VALUE"
+            )
+        return found
 
     def control(self, experiment: str, data: str) -> list[Run]:
         """The runs without weight decay."""
-        return [run for run in self.of(experiment).get(data, []) if run.weight_decay == 0]
+        return [run for run in self.of(experiment).get(data, []) if run.role == "control"]
 
 
 LONG = ("sgemm", "sgemm_decay")  # too long for the quick protocol: any protocol will do, and is named
@@ -213,6 +249,40 @@ def runs_of(runs: Runs, experiment: str) -> Runs:
     return runs
 
 
+def commands(runs: Iterable[Run]) -> list[str]:
+    """The commands that make these runs: as few as cover them and no other run.
+
+    Example:
+        ["python scripts/train.py -m experiment=sweep data=reacher protocol=quick optim.weight_decay=0.01,0.001"]
+    """
+    boxes: list[dict[str, list[str]]] = []
+    for run in runs:  # a setting given twice: the last one counts
+        box = {key: [value] for key, value in (text.split("=", 1) for text in run.overrides)}
+        if box not in boxes:
+            boxes.append(box)
+    # two sweeps that differ in the values of one setting alone are one sweep
+    for key in sorted({key for box in boxes for key in box}, key=lambda key: key != "seed"):
+        merged: list[dict[str, list[str]]] = []
+        for box in boxes:
+            same = (
+                other
+                for other in merged
+                if {**other, key: []} == {**box, key: []} and key in other and key in box
+            )
+            found = next(same, None)
+            if found is None:
+                merged.append({name: list(values) for name, values in box.items()})
+            else:
+                found[key] += [value for value in box[key] if value not in found[key]]
+        boxes = merged
+    lines = []
+    for box in boxes:
+        sweeps = any(len(values) > 1 for values in box.values())
+        given = [f"{key}={','.join(values)}" for key, values in box.items()]
+        lines.append(shlex.join(["python", "scripts/train.py", *(["-m"] if sweeps else []), *given]))
+    return list(dict.fromkeys(lines))
+
+
 def lambda_groups(runs: Sequence[Run]) -> dict[float, list[Run]]:
     """Runs by weight decay, largest first."""
     values = sorted({run.weight_decay for run in runs}, reverse=True)
@@ -220,11 +290,41 @@ def lambda_groups(runs: Sequence[Run]) -> dict[float, list[Run]]:
 
 
 def falling(runs: Sequence[Run], metric: str) -> bool:
-    """Whether a metric is on its way down at the end of all: behind a ReLU it may fall slower than exp(-lambda * tau)."""
+    """Whether a metric still falls at the end of every run; see `nrc.criteria.still_falling`."""
+    return all(criteria.still_falling(run, metric) for run in runs)
 
-    def falls(run: Run) -> bool:
-        found = run.series(metric)
-        half = found[(found.index > 0) & (found.index <= run.tau / 2)]
-        return len(half) > 0 and float(found.iloc[-1]) < STILL * float(half.iloc[-1])
 
-    return all(map(falls, runs))
+def collapsed(runs: Sequence[Run], *metrics: str) -> bool:
+    """Whether these metrics have collapsed in every run with all target directions alive; see `nrc.criteria.collapsed`."""
+    if any(run.lost_direction for run in runs):
+        return False
+    ends = {metric: [run.last(metric) for run in runs] for metric in metrics}
+    return all(criteria.collapsed([run.first(m) for run in runs], ends[m]) for m in metrics)
+
+
+def frame(outputs: Path, protocol: str | None = None, experiment: str | None = None) -> pd.DataFrame:
+    """All measurements of the finished runs below `outputs` as one tidy table.
+
+    Args:
+        outputs: the folder of experiments; it is searched at every depth.
+        protocol: of this protocol alone; None: of all.
+        experiment: of this experiment alone; None: of all, runs that belong to none included.
+
+    Returns:
+        One row for each measurement: the run's `experiment`, `role`, `protocol`, `data` (with its variant), `dataset`,
+        `kind`, `weight_decay`, `seed` and `run` (its directory), then the columns of metrics.csv.
+
+    Example:
+        rows = frame(Path("outputs"), "quick", "prevalence")
+        rows[(rows.metric == "nrc1") & (rows.split == "train")].groupby(["data", "weight_decay"]).value.last()
+    """
+    parts = []
+    for file in sorted(Path(outputs).rglob("run.json")):
+        info = read_info(file.parent)
+        other = (protocol not in (None, info["protocol"])) or (experiment not in (None, info["experiment"]))
+        if info["status"] != "finished" or other:
+            continue
+        run = Run(file.parent, *read_run(file.parent))
+        facts = {name: getattr(run, name) for name in FACTS[:-1]} | {"run": str(run.path)}
+        parts.append(run.table.assign(**facts)[[*FACTS, *COLUMNS]])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*FACTS, *COLUMNS])

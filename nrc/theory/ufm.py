@@ -48,7 +48,8 @@ class Optimum:
         residual_covariance: of W h + b - y, U diag(min(l_j, c)) U', (n, n): c I when all are alive.
         gamma: where NRC3 of `gram` is smallest: c if all directions are alive (then NRC3 = 0), else the
             best gamma in [0, l_min]. NaN where there is no `gram`.
-        nrc1, nrc2, nrc3: what `nrc.measure` finds at the minimum: 0 in the regime "collapse".
+        nrc1, nrc2, nrc3: what `nrc.measure` finds at the minimum: 0 in the regime "collapse"; NRC1 and NRC2 are NaN
+            when fewer than n directions are alive.
         undefined: the reason for each of gram, gamma, nrc1, nrc2, nrc3 that is NaN.
     """
 
@@ -179,12 +180,12 @@ def _predictions(
         return c, (0.0, 0.0, nan), {"nrc3": "n = 1: NRC3 is identically 0"}
     if rank == n:
         return c, (0.0, 0.0, 0.0), {}
-    why = f"W has rank {rank} < n = {n}"
+    reasons = {"nrc1": f"the features have rank {rank} < n = {n}", "nrc2": f"W has rank {rank} < n = {n}"}
     try:
         gamma, nrc3 = gamma_star(root(gram), sigma)
     except Undefined as reason:
-        return nan, (0.0, nan, nan), {"nrc2": why, "nrc3": str(reason), "gamma": str(reason)}
-    return gamma, (0.0, nan, nrc3), {"nrc2": why}
+        return nan, (nan, nan, nan), {**reasons, "nrc3": str(reason), "gamma": str(reason)}
+    return gamma, (nan, nan, nrc3), reasons
 
 
 def balanced_gram(second_moment: Any, lambda_h: float, lambda_w: float) -> Tensor:

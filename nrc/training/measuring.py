@@ -1,20 +1,30 @@
-"""What a run writes down about its network: metric rows at each measured step, snapshots at both ends."""
+"""What a run writes down about its network: metric rows at each measured step, snapshots at both ends.
+
+Networks on tables are measured by a forward pass in float64, so that the metrics are those of the weights: the
+rounding of a float32 pass alone gives an NRC1 of about 1e-14 (see `nrc.metrics.last_layer.nrc1_floor`). What counts
+as a direction is still judged by the precision of the network's own type. Image networks run in their own type.
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from nrc.arrays import precision
+from nrc.cone import one_sided
 from nrc.errors import UserError
 from nrc.features.collect import KEEP_BYTES, collect
 from nrc.features.layers import OUT, reading_weight
 from nrc.features.modes import evaluating
-from nrc.metrics import LAYERWISE, METRICS, Layer, Metrics
+from nrc.metrics import LAYERWISE, METRICS, Layer, Maker, Metrics, Undefined
 from nrc.metrics.assemble import evaluate
-from nrc.metrics.layerwise import linear_mse
+from nrc.metrics.last_layer import nrc1_floor, nrc2_floor
+from nrc.models.mlp import MLPNetwork
 from nrc.moments import Moments
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
@@ -24,11 +34,21 @@ from nrc.training.settings import Measure
 Row = tuple[float, int, float, str, str, str, float]
 Collected = dict[str, Moments]
 
+
+class Pass(NamedTuple):
+    """What one measurement reads off the data: the moments of all layers on both parts, and z = W h, the
+    predictions without the output bias, of the train rows (N, n)."""
+
+    train: Collected
+    test: Collected
+    scores: Tensor
+
+
 CHUNK, IMAGES = 4096, 256  # rows, or images, per forward pass while measuring
 SNAPSHOT_ROWS = 256  # enough for the 3-D picture, small enough for every run directory
 HIDDEN = [*LAYERWISE, *(f"evr_{k}" for k in range(1, 6))]
 # an eigenproblem of its own, and compared at the end alone: not at every step
-AT_ENDS = {"linear_mse_uncentred"}
+AT_ENDS = {"linear_mse_uncentred", "rankme"}
 AT_RANK = (  # what depends on the number of target directions
     "noise",
     "noise_abs",
@@ -48,22 +68,37 @@ class Measurer:
         plan: which layers, how many samples.
         clock: turns a step into epoch and tau.
         seed: draws the fixed samples when the plan asks for fewer than all.
+        decay_biases: whether training penalises biases as it does weights, for `balancedness`.
     """
 
-    def __init__(self, model: nn.Module, data: Placed, plan: Measure, clock: Clock, seed: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Placed,
+        plan: Measure,
+        clock: Clock,
+        seed: int,
+        *,
+        decay_biases: bool = True,
+    ) -> None:
         self.model, self.clock = model, clock
         share = 1.0 if plan.samples is None else min(1.0, plan.samples / len(data.x_train))
         chunk = CHUNK if data.x_train.ndim == 2 else IMAGES
         self.train = Batches(data.x_train, data.y_train, chunk, _drawn(len(data.x_train), share, seed))
         self.test = Batches(data.x_test, data.y_test, chunk, _drawn(len(data.x_test), share, seed))
         self.positions = plan.positions
+        self.exact = data.x_train.ndim == 2
+        parameter = next(model.parameters())
+        self.eps, self.itemsize = precision(parameter.dtype), parameter.itemsize
         self.modules: dict[str, nn.Module] = model.measured_layers()  # type: ignore[operator]
         self.head = list(self.modules)[-1]
+        self.terms = _terms(model, self.modules[self.head])
         names = list(self.modules) if plan.layers == "all" else [self.head]
         self.ranks = _allowed(plan.ranks, data.y_train.shape[1])
         self.layers = names + (
             [f"{name}{OUT}" for name in names if name != self.head] if plan.outputs else []
         )
+        self.decay_biases = decay_biases
         self.last_step = -1
         self.undefined: dict[str, str] = {}
         self.last: Metrics | None = None
@@ -74,22 +109,79 @@ class Measurer:
         self.frame_steps = {schedule[i] for i in places}
         self.frames: dict[int, dict[str, Tensor]] = {}
 
-    def collect(self) -> tuple[Collected, Collected]:
-        """The moments of all layers now, on the train and on the test part."""
-        train = collect(self.model, self.train, self.layers, keep_bytes=KEEP_BYTES, positions=self.positions)
+    def collect(self) -> Pass:
+        """What is read off the train and the test part now."""
+        if self.exact:
+            train, scores = self._sums(self.train, last=True)
+            return Pass(train, self._sums(self.test, last=False)[0], scores)
+        outputs: list[Tensor] = []
+        handle = self.modules[self.head].register_forward_hook(lambda _, args, out: outputs.append(out))
+        try:
+            train = collect(
+                self.model, self.train, self.layers, keep_bytes=KEEP_BYTES, positions=self.positions
+            )
+        finally:
+            handle.remove()
+        bias = reading_weight(self.modules[self.head])[1]
+        assert bias is not None  # of the output layer
+        scores = torch.cat(outputs).double()
         # errors alone: no second pass
-        return train, collect(self.model, self.test, self.layers, keep_bytes=0, positions=self.positions)
+        test = collect(self.model, self.test, self.layers, keep_bytes=0, positions=self.positions)
+        return Pass(train, test, scores - bias.to(scores.device))
 
-    def rows(self, step: int, moments: tuple[Collected, Collected] | None = None) -> list[Row]:
-        """Measure now; rows in the order of `record.COLUMNS`.
+    def _sums(self, batches: Batches, *, last: bool) -> tuple[Collected, Tensor]:
+        """Moments of all layers and z = W h, by the network's numbers in float64.
 
         Args:
-            moments: of the network as it is now, where `collect` need not make them.
+            last: also sum the directions of the last layer's features, which NRC1 and NRC2 are of.
+        """
+        numbers = {
+            name: t.detach() for name, t in (*self.model.named_parameters(), *self.model.named_buffers())
+        }
+        numbers = {name: t.double() if t.is_floating_point() else t for name, t in numbers.items()}
+        weight = self.modules[self.head].weight.detach().double()  # type: ignore[union-attr,operator]
+        sums = {name: Moments(directions=last and name == self.head) for name in self.layers}
+        seen: dict[str, Tensor] = {}
+        kept: list[Tensor] = []
+        scores: list[Tensor] = []
+
+        def reader(name: str) -> Callable[..., None]:
+            def read(_: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+                seen[name] = out if name.endswith(OUT) else inputs[0]
+
+            return read
+
+        hooks = [
+            self.modules[name.removesuffix(OUT)].register_forward_hook(reader(name)) for name in self.layers
+        ]
+        fits = len(batches.targets) * weight.shape[1] * self.itemsize <= KEEP_BYTES
+        try:
+            with evaluating(self.model):
+                for x, y in batches:
+                    functional_call(self.model, numbers, (x.to(y.device).double(),))
+                    for name, moments in sums.items():
+                        moments.update(seen[name], y)
+                    scores.append(seen[self.head] @ weight.T)
+                    kept += [seen[self.head]] if last and fits else []
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if last:
+            head = sums[self.head]
+            head.centred_missing = f"the features exceed keep_bytes={KEEP_BYTES}, so no second pass was made"
+            for features in kept:
+                head.add_centred(features)
+        for moments in sums.values():
+            moments.feature_eps = self.eps
+        return sums, torch.cat(scores)
+
+    def rows(self, step: int) -> list[Row]:
+        """Measure now; rows in the order of `record.COLUMNS`.
 
         Raises:
             Diverged: features or weights are not finite.
         """
-        train, test = moments or self.collect()
+        train, test, scores = self.collect()
         sums = [*train.values(), *test.values()]
         if not all(m.finite for m in sums) or not all(p.isfinite().all() for p in self.model.parameters()):
             raise Diverged(step)
@@ -100,12 +192,14 @@ class Measurer:
             is_head = name == self.head
             weight, bias = (None, None) if name.endswith(OUT) else reading_weight(self.modules[name])
             here = Layer.of(train[name], weight, bias, maps_to_targets=is_head)
+            here = replace(here, maker=self._maker(name))
             # the held-out layer is asked for three numbers alone: no eigenproblem of its own
             held_out = Layer.of(test[name], here.weight, bias, maps_to_targets=is_head, linear_map_from=here)
             wanted = [m for m in (METRICS if is_head else HIDDEN) if m not in left_out]
-            found = evaluate(here, wanted)
+            values = evaluate(here, wanted)
             if is_head:
-                self.last = found
+                self.last = values
+                values = self._of_head(here, values, scores)
                 for split, layer in (("train", here), ("test", held_out)):
                     fit = evaluate(layer, ("mse", "r2"))
                     rows += [(*when, split, "model", m, value) for m, value in fit.values.items()]
@@ -113,9 +207,12 @@ class Measurer:
                         f"{split}/model/{m}": f"step {step}: {why}" for m, why in fit.undefined.items()
                     }
             rows += [
-                (*when, "train", name, m, found[m]) for m in wanted if is_head or m not in found.undefined
+                (*when, "train", name, m, value)
+                for m, value in values.values.items()
+                if is_head or m not in values.undefined
             ]
-            rows.append((*when, "test", name, "linear_mse", linear_mse(held_out)))
+            affine = evaluate(held_out, ("linear_mse",))
+            rows.append((*when, "test", name, "linear_mse", affine["linear_mse"]))
             for rank in self.ranks:
                 again = evaluate(replace(here, rank=rank), AT_RANK)
                 rows += [
@@ -123,9 +220,8 @@ class Measurer:
                     for m in AT_RANK
                     if m not in again.undefined
                 ]
-            for m in wanted:
-                if m in found.undefined:
-                    self.undefined[f"{name}/{m}"] = f"step {step}: {found.undefined[m]}"
+            for m, why in values.undefined.items():
+                self.undefined[f"{name}/{m}"] = f"step {step}: {why}"
         if step == 0:
             self.start = self._snapshot("start")
             assert self.last is not None
@@ -134,6 +230,38 @@ class Measurer:
             self.frames[step] = self._snapshot("now")
         self.last_step = step
         return rows
+
+    def _maker(self, name: str) -> Maker | str:
+        """The Linear before this layer, if nothing or a ReLU stands between them; else why there is none."""
+        if not isinstance(self.model, MLPNetwork):
+            return "defined between layers of fully connected networks alone"
+        made: nn.Linear | None = None
+        between: list[nn.Module] = []
+        for module in self.model.stack:
+            if module is self.modules[name]:
+                break
+            made, between = (module, []) if isinstance(module, nn.Linear) else (made, [*between, module])
+        if made is None:
+            return "the inputs of the network are made by no weight"
+        if any(not isinstance(module, nn.ReLU) for module in between):
+            return "BatchNorm stands between the two weights: their balance is not kept"
+        bias = made.bias.detach() if self.decay_biases and made.bias is not None else None
+        return Maker(made.weight.detach(), bias, relu=bool(between))
+
+    def _of_head(self, here: Layer, found: Metrics, scores: Tensor) -> Metrics:
+        """The last layer's metrics, with what only a run knows: where rounding ends, and the signs of z = W h."""
+        eps = torch.finfo(torch.float64).eps if self.exact else self.eps
+        values, undefined = dict(found.values), dict(found.undefined)
+        for name, floor in (("nrc1_floor", nrc1_floor), ("nrc2_floor", nrc2_floor)):
+            try:
+                values[name] = floor(here, eps, self.terms)
+            except Undefined as why:
+                values[name], undefined[name] = math.nan, str(why)
+        try:
+            values["one_sided"] = float(_one_sided(scores.cpu().numpy()))
+        except ImportError:
+            values["one_sided"], undefined["one_sided"] = math.nan, "scipy is not installed"
+        return Metrics(values, undefined)
 
     def _snapshot(self, when: str) -> dict[str, Tensor]:
         seen: list[Tensor] = []
@@ -196,6 +324,33 @@ class Measurer:
         self.first_nrc1, self.start = state["first_nrc1"], state["start"]
         self.last = None if state["last"] is None else Metrics(**state["last"])
         self.frames = state["frames"]
+
+
+def _one_sided(z: np.ndarray) -> bool:
+    """`nrc.cone.one_sided(z).holds`, by few rows: those that are not one-sided settle it, and a direction for
+    them is tried on all."""
+    length = np.linalg.norm(z, axis=1)
+    part = np.arange(min(len(z), 100))
+    while True:
+        found = one_sided(z[part])
+        if not found.holds:
+            return False
+        along = z @ found.direction - 1e-12 * length
+        wrong = np.setdiff1d(np.flatnonzero(along <= 0), part)
+        if not len(wrong):
+            return True
+        part = np.concatenate([part, wrong[np.argsort(along[wrong])[:100]]])
+
+
+def _terms(model: nn.Module, head: nn.Module) -> int:
+    """How many products each entry of the last features is the sum of; 0 where the features are the inputs."""
+    terms = 0
+    for module in model.modules():
+        if module is head:
+            break
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            terms = module.weight.shape[1:].numel()
+    return terms
 
 
 def _drawn(n: int, share: float, seed: int) -> Tensor | None:

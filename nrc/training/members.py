@@ -1,5 +1,6 @@
 """The members of a sweep, and which of them can be trained as one program."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,11 +10,28 @@ from nrc.training.settings import RunSettings
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a sweep: what, where, and its cost: its time in any unit, for the order and the progress."""
+    """One run of a sweep.
+
+    Attributes:
+        settings: what to run.
+        directory: where.
+        cost: its time in any unit, for the order and the progress.
+        threads: CPU threads, as for `fit`; a stack has one.
+        tensorboard: as for `fit`; a member that wants the curves is not stacked.
+    """
 
     settings: RunSettings
     directory: Path
     cost: float = 1.0
+    threads: int = 1
+    tensorboard: bool = False
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; elsewhere a process may use all
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def stackable(settings: RunSettings) -> bool:
@@ -42,7 +60,7 @@ def stacks(members: list[Member]) -> tuple[list[list[Member]], list[Member]]:
     """
     together: dict[str, list[Member]] = {}
     for member in members:
-        if stackable(member.settings):
+        if stackable(member.settings) and not member.tensorboard:
             optim = replace(member.settings.optim, weight_decay=0.0)
             together.setdefault(repr(replace(member.settings, optim=optim, seed=0)), []).append(member)
-    return list(together.values()), [m for m in members if not stackable(m.settings)]
+    return list(together.values()), [m for m in members if m.tensorboard or not stackable(m.settings)]

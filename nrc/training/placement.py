@@ -39,8 +39,6 @@ def place(data: RegressionData, device: str, resident: str = "auto") -> Placed:
     Raises:
         UserError: "device" without room for them.
     """
-    if resident not in RESIDENT:
-        raise UserError(f"data.resident is {resident!r}; choose {', '.join(RESIDENT)}")
     x_train, y_train, x_test, y_test = (
         _tensor(a) for a in (data.x_train, data.y_train, data.x_test, data.y_test)
     )
@@ -62,8 +60,8 @@ def _goes_to_device(nbytes: int, device: str, resident: str) -> bool:
     fits = nbytes <= SHARE * free
     if resident == "device" and not fits:
         raise UserError(
-            f"data.resident=device, but the images take {nbytes / 1e9:.1f} GB and the device has "
-            f"{free / 1e9:.1f} GB free; use data.resident=stream"
+            f"resident=device, but the images take {nbytes / 1e9:.1f} GB and the device has "
+            f"{free / 1e9:.1f} GB free; use resident=stream"
         )
     return fits
 

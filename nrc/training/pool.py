@@ -1,26 +1,38 @@
-"""Many runs on one machine: workers on the cores of a CPU, or one for each GPU, the longest run first."""
+"""Many runs on one machine: a worker process for each core of a CPU, or for each GPU, the longest run first.
 
-import os
+A worker is told its jobs, and that it shall stop, through a pipe, and answers through it. The end of the pipe is
+the end of the other side: a worker whose parent was killed saves and leaves, wherever it is in its life, and a
+worker that was killed costs its own job alone. This works alike on Linux, macOS and Windows.
+"""
+
+import logging
+import queue
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
+from contextlib import suppress
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nrc.data import RegressionData
-from nrc.errors import UserError
-from nrc.training.members import Member, stacks
-from nrc.training.progress import SweepProgress, UnderWay
+from nrc.errors import UserError, in_one_line
+from nrc.training.members import Member, cores, stacks
+from nrc.training.progress import SweepProgress
 from nrc.training.run import choose_device, ended, fit
 from nrc.training.stacked import fit_stack
-from nrc.training.stopping import become_worker, signals_held, stop_signals
+from nrc.training.stopping import ask_to_stop, become_worker, leave, signals_held, stop_signals
 
+log = logging.getLogger(__name__)
 Outcomes = dict[Path, str]
+Lines = list[tuple[int, str]]  # level and message
+Work = Callable[[list[Member], str, Callable[[int, int], None]], Outcomes]
 LOOK = 1.0  # seconds between two looks at how far the workers are
+# a forked child would inherit torch's thread pools in an undefined state
+CONTEXT = get_context("spawn")
 
 
 def run_all(
@@ -49,113 +61,18 @@ def run_all(
     if not waiting:
         return outcomes
     together, alone = stacks(waiting) if stacked or (stacked is None and gpus) else ([], waiting)
-    together.sort(key=lambda stack: -sum(member.cost for member in stack))
+    together.sort(key=lambda stack: -_cost(stack))
     places: list[int | None] = list(range(gpus)) or [None]
     seats = _seats(gpus, workers)
-    progress = SweepProgress(
-        len(waiting),
-        sum(member.cost for member in waiting),
-        max(min(len(together), len(places)), min(len(alone), len(seats))),
-    )
-    ended_now: Outcomes = {}
-    with stop_signals(workers=True) as asked:
+    at_once = max(min(len(together), len(places)), min(len(alone), len(seats)))
+    progress = SweepProgress(len(waiting), _cost(waiting), at_once)
+    done: Outcomes = {}
+    with stop_signals() as asked:
         # one after the other: a stack fills its GPU
-        for jobs, run, where in (
-            (together, _run_stack, places),
-            ([[member] for member in alone], _run, seats),
-        ):
-            ended_now |= _work(jobs, run, device, where, asked, progress)
+        for jobs, work, where in ((together, _stack, places), ([[m] for m in alone], _single, seats)):
+            done |= _work(jobs, work, device, where, asked, progress)
     progress.close()
-    return outcomes | {m.directory: "interrupted" for m in waiting} | ended_now
-
-
-def _seats(gpus: int, workers: int | None) -> list[int | None]:
-    """For each worker of separate runs its GPU, or None on a CPU."""
-    if gpus:
-        return [k % gpus for k in range(workers or gpus)]
-    return [None] * (workers or len(os.sched_getaffinity(0)))
-
-
-@dataclass(eq=False)
-class _Worker:
-    """A process that takes one job at a time, on this GPU if one is named."""
-
-    gpu: int | None
-
-    def __post_init__(self) -> None:
-        # one pool for each worker: when a process is killed, it is known which runs it took along, and no other
-        # spawn: a forked child would inherit torch's thread pools in an undefined state
-        context = get_context("spawn")
-        # of the job: the share that was done before (negative until it is known), and the share done by now
-        self.share = context.Array("d", 2, lock=False)
-        self.pool = ProcessPoolExecutor(
-            1, context, initializer=_begin, initargs=(os.getpid(), self.gpu, self.share)
-        )
-
-    def at(self, job: list[Member]) -> UnderWay:
-        """How far it is with its job."""
-        before, now = self.share
-        return UnderWay(sum(member.cost for member in job), max(before, 0.0), now)
-
-
-_share: Any = [-1.0, 0.0]  # in a worker: its `share`
-
-
-def _begin(parent: int, gpu: int | None, share: Any) -> None:
-    global _share
-    become_worker(parent)
-    _share = share
-    if gpu is not None:
-        torch.cuda.set_device(gpu)  # what "cuda" means in this process
-
-
-def _tell(done: int, total: int) -> None:
-    """The `progress` of a worker's job."""
-    if _share[0] < 0:
-        _share[0] = done / total
-    _share[1] = done / total
-
-
-def _work(
-    jobs: list[list[Member]],
-    run: Callable[[list[Member], str], tuple[Outcomes, str]],
-    device: str,
-    seats: list[int | None],
-    asked: Callable[[], bool],
-    progress: SweepProgress,
-) -> Outcomes:
-    """Do the jobs in their order, one process for each seat (a GPU, or None), until asked to stop."""
-    waiting = list(jobs)
-    outcomes: Outcomes = {}
-    idle = [_Worker(gpu) for gpu in seats[: len(jobs)]]
-    running: dict[Future[tuple[Outcomes, str]], tuple[list[Member], _Worker]] = {}
-    while waiting or running:
-        with signals_held():  # a worker that is just being born would die of a signal
-            while idle and waiting and not asked():
-                job, worker = waiting.pop(0), idle.pop()
-                worker.share[:] = -1.0, 0.0
-                try:
-                    future = worker.pool.submit(run, job, device)
-                except BrokenProcessPool:  # its process was killed while it had nothing to do
-                    waiting.insert(0, job)
-                    idle.append(_Worker(worker.gpu))
-                else:
-                    running[future] = job, worker
-        if asked():
-            waiting.clear()
-        for future in wait(running, timeout=LOOK, return_when=FIRST_COMPLETED).done:
-            job, worker = running.pop(future)
-            found, words = _result(future, job)
-            outcomes |= found
-            progress.end(len(job), worker.at(job), words)
-            if isinstance(future.exception(), BrokenProcessPool):
-                worker.pool.shutdown()
-                worker = _Worker(worker.gpu)
-            idle.append(worker)
-        progress.look([worker.at(job) for job, worker in running.values()])
-    for worker in idle:
-        worker.pool.shutdown()
-    return outcomes
+    return outcomes | {member.directory: "interrupted" for member in waiting} | done
 
 
 def _sort_out(members: list[Member]) -> tuple[Outcomes, list[Member]]:
@@ -172,30 +89,188 @@ def _sort_out(members: list[Member]) -> tuple[Outcomes, list[Member]]:
     return outcomes, sorted((m for m in members if m.directory not in outcomes), key=lambda m: -m.cost)
 
 
-def _result(future: Future[tuple[Outcomes, str]], job: list[Member]) -> tuple[Outcomes, str]:
+def _seats(gpus: int, workers: int | None) -> list[int | None]:
+    """For each worker of separate runs its GPU, or None on a CPU."""
+    if gpus:
+        return [k % gpus for k in range(workers or gpus)]
+    return [None] * (workers or cores())
+
+
+def _cost(members: list[Member]) -> float:
+    return sum(member.cost for member in members)
+
+
+# --- in the parent
+
+
+class _Worker:
+    """A process that does one job at a time, on this GPU if one is named; a killed one is replaced when needed."""
+
+    def __init__(self, gpu: int | None) -> None:
+        self.gpu = gpu
+        self.job: list[Member] = []
+        self.share: float | None = None  # of the job that is done; None until it is known
+        self._start()
+
+    def _start(self) -> None:
+        self.pipe, theirs = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=_serve, args=(theirs, self.gpu), daemon=True)
+        with signals_held():  # a process that is just being born would die of a signal
+            self.process.start()
+        theirs.close()
+
+    def begin(self, work: Work, job: list[Member], device: str) -> None:
+        self.job, self.share = job, None
+        try:
+            self.pipe.send((work, job, device))
+        except OSError:  # it was killed
+            self._start()
+            self.pipe.send((work, job, device))
+
+    def stop(self) -> None:
+        with suppress(OSError):
+            self.pipe.send(None)
+
+    def answer(self) -> float | tuple[Outcomes, Lines]:
+        """The share of the job that is done, or how it ended and what was logged."""
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError):
+            self.close()
+            return _all(
+                self.job, "its process was killed (out of memory?); the same command continues it"
+            ), []
+
+    def close(self) -> None:
+        self.pipe.close()
+        self.process.join()
+
+
+def _work(
+    jobs: list[list[Member]],
+    work: Work,
+    device: str,
+    seats: list[int | None],
+    asked: Callable[[], bool],
+    progress: SweepProgress,
+) -> Outcomes:
+    """Do the jobs in their order, one process for each seat (a GPU, or None), until asked to stop."""
+    waiting, told = list(jobs), False
+    outcomes: Outcomes = {}
+    done = progress.bar.n
+    idle = [_Worker(gpu) for gpu in seats[: len(jobs)]]
+    busy: dict[Any, _Worker] = {}
     try:
-        return future.result()
-    except BrokenProcessPool:
-        outcome = "error: its process was killed (out of memory?); the same command continues it"
-    except UserError as error:
-        outcome = f"error: {error}"
-    except Exception as error:  # a defect in one run must not cost the others
-        outcome = f"error: {type(error).__name__}: {error}"
-    outcomes = {member.directory: outcome for member in job}
-    return outcomes, "\n".join(f"{directory}: {outcome}" for directory in outcomes)
+        while busy or (waiting and not asked()):
+            while idle and waiting and not asked():
+                worker = idle.pop()
+                worker.begin(work, waiting.pop(0), device)
+                busy[worker.pipe] = worker
+            if asked() and not told:
+                told = True
+                for worker in busy.values():
+                    worker.stop()
+            for pipe in connection.wait(list(busy), timeout=LOOK):
+                worker = busy[pipe]
+                answer = worker.answer()
+                if isinstance(answer, float):
+                    if worker.share is None:
+                        progress.resume(answer * _cost(worker.job))
+                    worker.share = answer
+                    continue
+                idle.append(busy.pop(pipe))
+                outcomes |= answer[0]
+                done += _cost(worker.job)
+                _report(*answer, progress)
+            progress.look(done + sum(_cost(worker.job) * (worker.share or 0.0) for worker in busy.values()))
+    finally:
+        for worker in [*idle, *busy.values()]:
+            worker.close()
+    return outcomes
 
 
-def _run(job: list[Member], device: str) -> tuple[Outcomes, str]:
+def _all(job: list[Member], words: str) -> Outcomes:
+    return {member.directory: f"error: {words}" for member in job}
+
+
+def _report(outcomes: Outcomes, lines: Lines, progress: SweepProgress) -> None:
+    """Log the warnings of a job and its last line, or the error of each run."""
+    for level, line in lines:
+        if level >= logging.WARNING:
+            log.log(level, line)
+    wrong = [f"{place}: {how}" for place, how in outcomes.items() if how.startswith("error")]
+    progress.end(len(outcomes), "\n".join(wrong or [line for _, line in lines][-1:]))
+
+
+# --- in a worker
+
+
+class _Collect(logging.Handler):
+    """Keeps what is logged, for the parent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: Lines = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((record.levelno, record.getMessage()))
+
+
+def _serve(pipe: Connection, gpu: int | None) -> None:
+    """Do one job after the other, until the parent closes the pipe or is gone."""
+    become_worker()
+    if gpu is not None:
+        torch.cuda.set_device(gpu)  # what "cuda" means in this process
+    jobs: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, jobs), daemon=True).start()
+    logger, logged = logging.getLogger("nrc"), _Collect()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logged)
+    logger.propagate = False
+    while True:
+        work, job, device = jobs.get()
+        logged.lines = []
+        try:
+            outcomes = work(job, device, _teller(pipe))
+        except Exception as error:  # a defect in one run must not cost the others
+            outcomes = _all(job, in_one_line(error))
+        with suppress(OSError):  # nobody is left to hear it
+            pipe.send((outcomes, logged.lines))
+
+
+def _listen(pipe: Connection, jobs: queue.SimpleQueue) -> None:
+    with suppress(EOFError, OSError):
+        while True:
+            heard = pipe.recv()
+            if heard is None:
+                ask_to_stop()
+            else:
+                jobs.put(heard)
+    leave()
+
+
+def _teller(pipe: Connection) -> Callable[[int, int], None]:
+    """The `progress` of a job: tells the parent at once, and then every half second."""
+    told = -1.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if told < 0 or time.monotonic() - told > 0.5:
+            told = time.monotonic()
+            with suppress(OSError):
+                pipe.send(done / total)
+
+    return tell
+
+
+def _single(job: list[Member], device: str, progress: Callable[[int, int], None]) -> Outcomes:
     [member] = job
-    lines: list[str] = []
     outcome = fit(
-        member.settings, member.directory, device=device, threads=1, say=lines.append, progress=_tell
-    )
-    warnings = [line for line in lines if line.startswith("warning: ")]
-    return {member.directory: outcome}, "\n".join([*warnings, lines[-1]])
+        member.settings, member.directory, device=device, threads=member.threads, progress=progress,
+        tensorboard=member.tensorboard,
+    )  # fmt: skip
+    return {member.directory: outcome}
 
 
-def _run_stack(job: list[Member], device: str) -> tuple[Outcomes, str]:
-    lines: list[str] = []
-    outcomes = fit_stack(job, device=device, threads=1, say=lines.append, progress=_tell)
-    return outcomes, "\n".join(lines)
+def _stack(job: list[Member], device: str, progress: Callable[[int, int], None]) -> Outcomes:
+    return fit_stack(job, device=device, threads=1, progress=progress)

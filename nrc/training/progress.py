@@ -1,25 +1,28 @@
-"""A progress bar on a terminal, plain lines otherwise."""
+"""Progress by tqdm: a bar on a terminal, plain lines otherwise."""
 
+import logging
+import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
+from typing import IO
 
 from tqdm import tqdm
 
+log = logging.getLogger(__name__)
 HEARTBEAT = 30.0  # seconds between two lines of a sweep where there is no terminal
 
 
-class Progress:
-    """Shows steps done of a run; usable as the `say` and `progress` of `fit`.
+def _screen() -> IO[str] | None:
+    """Where a bar is drawn; None where there is no terminal."""
+    return sys.stderr if sys.stderr.isatty() else None
 
-    On a terminal a bar; elsewhere one line at each tenth of the way.
-    """
+
+class Progress:
+    """The `progress` of `fit` for one run: a bar, or without a terminal one line at each tenth of the way."""
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self.terminal = sys.stderr.isatty()
         self.bar: tqdm | None = None
         self.tenth = 0
 
@@ -32,27 +35,14 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def say(self, line: str) -> None:
-        tqdm.write(line)
-        sys.stdout.flush()
-
     def __call__(self, done: int, total: int) -> None:
-        if self.terminal:
+        if _screen() is not None:
             if self.bar is None:
                 self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True)
             self.bar.update(done - self.bar.n)
         elif done * 10 // total > self.tenth:
             self.tenth = done * 10 // total
-            self.say(f"{self.label}: step {done}/{total}")
-
-
-@dataclass(frozen=True)
-class UnderWay:
-    """A job that a worker has begun: its cost, the share that was done before, and the share done by now."""
-
-    cost: float
-    before: float = 0.0
-    now: float = 0.0
+            log.info(f"{self.label}: step {done}/{total}")
 
 
 class SweepProgress:
@@ -62,74 +52,45 @@ class SweepProgress:
 
     Args:
         runs: how many there are.
-        cost: theirs together.
+        cost: theirs together, in any unit.
         workers: how many go on at a time.
-        clock: seconds.
     """
 
-    def __init__(
-        self, runs: int, cost: float, workers: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.runs, self.cost, self.workers, self.clock = runs, cost, workers, clock
-        # earned: in this session, without what was there before
-        self.ended, self.done, self.earned = 0, 0.0, 0.0
-        self.began = self.spoke = self.started = clock()
-        self.bar: tqdm | None = None
-        if sys.stderr.isatty():
-            self.bar = tqdm(total=cost, bar_format="{percentage:3.0f} %|{bar}| {desc}", dynamic_ncols=True)
-        else:
-            self.say(f"{_many(runs, 'run')} on {_many(workers, 'worker')}")
+    def __init__(self, runs: int, cost: float, workers: int) -> None:
+        self.runs, self.ended = runs, 0
+        screen = _screen()
+        self.out = screen or open(os.devnull, "w")  # noqa: SIM115 (closed below)
+        shape = "{percentage:.0f} % of the work, {elapsed} gone, {remaining} left"
+        self.bar = tqdm(
+            total=cost, file=self.out, smoothing=0, dynamic_ncols=True,
+            bar_format="{desc}|{bar}| " + shape if screen else shape,
+        )  # fmt: skip
+        self.spoke: float | None = None if screen else time.monotonic()
+        self._show()
+        if not screen:
+            log.info(f"{runs} run{'s' * (runs != 1)} on {workers} worker{'s' * (workers != 1)}")
 
-    def say(self, line: str) -> None:
-        tqdm.write(line)
-        sys.stdout.flush()
+    def _show(self) -> None:
+        self.bar.set_description_str(f"{self.ended}/{self.runs} runs", refresh=False)
 
-    def end(self, runs: int, job: UnderWay, words: str) -> None:
-        """So many runs have ended, with this job, and this is how."""
+    def resume(self, cost: float) -> None:
+        """This much was done before: it makes nothing faster."""
+        self.bar.initial += cost
+
+    def end(self, runs: int, words: str) -> None:
+        """So many runs have ended, and this is how."""
         self.ended += runs
-        self.done += job.cost
-        self.earned += job.cost * (1 - job.before)
-        self.say(f"[{self.ended}/{self.runs}] {words}")
+        self._show()
+        log.info(f"[{self.ended}/{self.runs}] {words}")
 
-    def look(self, under_way: list[UnderWay]) -> None:
-        """Move the bar, or say a line when it is time."""
-        now = self.clock()
-        done = self.done + sum(job.cost * job.now for job in under_way)
-        words = f"{span(now - self.began)}, {self._left(under_way, done, now)}"
-        if self.bar is not None:
-            self.bar.n = done
-            self.bar.set_description_str(f"{self.ended}/{self.runs} runs, {words}")
-        elif now - self.spoke >= HEARTBEAT:
-            self.spoke = now
-            self.say(f"[{self.ended}/{self.runs}] {100 * done / self.cost:.0f} % of the work, {words}")
-
-    def _left(self, under_way: list[UnderWay], done: float, now: float) -> str:
-        """At the speed so far; the last run alone keeps one worker busy, and no more."""
-        earned = self.earned + sum(job.cost * (job.now - job.before) for job in under_way)
-        if not earned:
-            self.started = now  # the processes are still starting
-            return "time left not known yet"
-        longest = max((job.cost * (1 - job.now) for job in under_way), default=0.0)
-        left = max(self.cost - done, longest * self.workers)
-        return f"about {span(left * (now - self.started) / earned)} left"
+    def look(self, done: float) -> None:
+        """Move the bar to this cost, or say a line when it is time."""
+        self.bar.update(done - self.bar.n)
+        if self.spoke is not None and time.monotonic() - self.spoke >= HEARTBEAT:
+            self.spoke = time.monotonic()
+            log.info(f"[{self.ended}/{self.runs}] {self.bar}")
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-def span(seconds: float) -> str:
-    """A time in words.
-
-    Example:
-        >>> span(40), span(125), span(780), span(9000)
-        ('40 s', '2.1 min', '13 min', '2.5 h')
-    """
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.{1 if seconds < 10 * size else 0}f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
+        self.bar.close()
+        if self.spoke is not None:
+            self.out.close()

@@ -1,8 +1,10 @@
 """One run from settings to a finished run directory: load, train, measure, checkpoint, resume."""
 
+import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ from nrc.runs.directory import RunDirectory, environment
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged, batch_order, train_steps
 from nrc.training.measuring import Measurer
-from nrc.training.placement import place
+from nrc.training.placement import RESIDENT, Placed, place
 from nrc.training.settings import RunSettings
 from nrc.training.steppers import make_stepper
 from nrc.training.stopping import asked_to_stop, stop_signals
 from nrc.training.tensorboard import mirrored
 from nrc.training.trial import Trial
+
+log = logging.getLogger(__name__)
 
 
 def choose_device(device: str) -> str:
@@ -50,13 +54,68 @@ def outcome_of(run: RunDirectory) -> str | None:
     return {"finished": "skipped", "diverged": "diverged"}.get(run.info["status"])
 
 
+@dataclass(frozen=True)
+class Site:
+    """What the runs of one data set on one device share."""
+
+    device: str
+    data: RegressionData
+    placed: Placed
+    clock: Clock
+
+
+def prepare(settings: RunSettings, device: str, threads: int, resident: str = "auto") -> Site:
+    """Load the data and put them on the device, and make torch compute as runs need it; arguments as for `fit`.
+
+    Raises:
+        UserError: bad settings or data, no such device.
+    """
+    device = choose_device(device)
+    if resident not in RESIDENT:
+        raise UserError(f"resident is {resident!r}; choose {', '.join(RESIDENT)}")
+    torch.set_num_threads(threads)
+    # reproduction runs are fp32: TF32 would round the products to 10 bits
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True  # a continued run must equal an uninterrupted one
+    data = settings.data.load()
+    clock = Clock.of(settings.optim, settings.protocol, len(data.x_train))
+    _check_fit(settings, data)
+    return Site(device, data, place(data, device, resident), clock)
+
+
+def open_run(settings: RunSettings, directory: Path, site: Site, held: ExitStack) -> Trial | str:
+    """Make the network and lock the directory until `held` ends; or how the run ended, if there is nothing to do.
+
+    Raises:
+        UserError: settings that do not fit the data; a directory that holds another run or is in use.
+    """
+    data, optim = site.data, settings.optim
+    # made before the directory is: what is refused leaves nothing behind
+    model = settings.model.build(data.sizes["inputs"], data.sizes["targets"], settings.seed).to(site.device)
+    _check_batches(model, len(data.x_train), optim.batch_size)
+    measurer = Measurer(
+        model, site.placed, settings.measure, site.clock, settings.seed, decay_biases=optim.decay_biases
+    )
+    stepper = make_stepper(model, optim)
+    run = RunDirectory.open(directory, identity_of(settings, data))
+    if not run.finished:
+        held.enter_context(run.lock())
+    outcome = outcome_of(run)
+    if outcome is not None:
+        log.info(
+            f"{directory}: {'already finished, skipped' if outcome == 'skipped' else run.info['reason']}"
+        )
+        return outcome
+    return Trial(run, site.clock, model, stepper, measurer)
+
+
 def fit(
     settings: RunSettings,
     directory: Path,
     *,
     device: str = "auto",
+    resident: str = "auto",
     threads: int = 1,
-    say: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, total: None,
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
@@ -73,8 +132,8 @@ def fit(
         settings: what to run.
         directory: the run directory; a finished one is left alone, a half-done one continued.
         device: auto, cpu or cuda.
+        resident: whether a GPU holds the images: "device", "stream" (from their memory map) or "auto", as they fit.
         threads: CPU threads; part of what makes a run bitwise repeatable.
-        say: receives plain lines.
         progress: receives (steps done, steps in all) now and then.
         checkpoint_seconds: at most this much work is lost to a crash.
         tensorboard: also write the metrics as TensorBoard curves.
@@ -87,69 +146,107 @@ def fit(
         UserError: bad settings or data, a directory that holds another run or is in use, a full disk.
     """
     if asked_to_stop():
-        say(f"{directory}: not started, as this process was asked to stop")
+        log.info(f"{directory}: not started, as this process was asked to stop")
         return "interrupted"
-    device = choose_device(device)
-    torch.set_num_threads(threads)
-    # reproduction runs are fp32: TF32 would round the products to 10 bits
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True  # a continued run must equal an uninterrupted one
-    data = settings.data.load()
-    # made before the directory is: what is refused leaves nothing behind
-    clock = Clock.of(settings.optim, settings.protocol, len(data.x_train))
-    _check_fit(settings, data)
-    model = settings.model.build(data.sizes["inputs"], data.sizes["targets"], settings.seed).to(device)
-    _check_batches(model, len(data.x_train), settings.optim.batch_size)
-    placed = place(data, device, getattr(settings.data, "resident", "auto"))
-    measurer = Measurer(model, placed, settings.measure, clock, settings.seed)
-    stepper = make_stepper(model, settings.optim)
-    schedule = clock.measured_steps(settings.measure)
-    run = RunDirectory.open(directory, identity_of(settings, data))
-    with no_denormals(), nullcontext() if run.finished else run.lock(say):
-        outcome = outcome_of(run)
-        if outcome is not None:
-            say(f"{directory}: {'already finished, skipped' if outcome == 'skipped' else run.info['reason']}")
-            return outcome
-        trial = Trial(run, clock, model, stepper, measurer, say)
-        step = trial.restore()
+    site = prepare(settings, device, threads, resident)
+    data, clock, x, y = site.data, site.clock, site.placed.x_train, site.placed.y_train
+    with no_denormals(), ExitStack() as held:
+        trial = open_run(settings, directory, site, held)
+        if isinstance(trial, str):
+            return trial
+        stepper, start = trial.stepper, trial.restore()
         if tensorboard:
-            trial.append = mirrored(run.append, directory, measurer.last_step)
-        trial.start(settings, environment(device) | {"path": f"separate, {stepper.name}"}, data)
-        say(data.describe())
-        say(
-            f"{directory}: {'resumed at step ' + str(step) if step else 'started'}, {clock.total_steps} steps, "
-            f"tau {clock.tau_at(clock.total_steps):g}, decay budget lambda*tau "
-            f"{settings.optim.weight_decay * clock.tau_at(clock.total_steps):.3g}, on {device}, steps {stepper.name}"
+            trial.append = mirrored(trial.run.append, directory, trial.measurer.last_step)
+        trial.start(settings, environment(site.device) | {"path": f"separate, {stepper.name}"}, data)
+        log.info(data.describe())
+        tau = clock.tau_at(clock.total_steps)
+        log.info(
+            f"{directory}: {'resumed at step ' + str(start) if start else 'started'}, {clock.total_steps} steps, "
+            f"tau {tau:g}, decay budget lambda*tau {settings.optim.weight_decay * tau:.3g}, on {site.device}, "
+            f"steps {stepper.name}"
         )
-        x, y = placed.x_train, placed.y_train
-        order = batch_order(len(x), settings.optim.batch_size, settings.seed, step)
-        saved = paused = time.monotonic()
+        order = batch_order(len(x), settings.optim.batch_size, settings.seed, start)
 
-        with run.failing(), stop_signals() as asked:
+        def advance(step: int, target: int, asked: Callable[[], bool]) -> tuple[int, list[Trial]]:
+            paused = time.monotonic()
 
             def pause() -> bool:
                 return asked() or time.monotonic() - paused > 1.0
 
             try:
-                while True:
-                    if step in schedule:
-                        trial.measure(step)
-                    if time.monotonic() - saved > checkpoint_seconds:
-                        trial.save(step)
-                        saved = time.monotonic()
-                    progress(step, clock.total_steps)
-                    if asked() or step >= clock.total_steps:
-                        break
-                    target = next(s for s in schedule if s > step)
-                    paused = before = time.monotonic()
-                    first, step = step, train_steps(stepper, x, y, order, clock, step, target, pause)
-                    if data.is_image:
-                        trial.images += (step - first) * len(x) / clock.steps_per_epoch
-                        trial.training += time.monotonic() - before
+                reached = train_steps(stepper, x, y, order, clock, step, target, pause)
             except Diverged as error:
-                return trial.diverged(error)
+                return error.step + 1, [trial]
+            if data.is_image:
+                trial.images += (reached - step) * len(x) / clock.steps_per_epoch
+                trial.training += time.monotonic() - paused
+            return reached, []
+
+        schedule = clock.measured_steps(settings.measure)
+        return train_to_end([trial], advance, start, schedule, progress, checkpoint_seconds)[directory]
+
+
+def train_to_end(
+    trials: list[Trial],
+    advance: Callable[[int, int, Callable[[], bool]], tuple[int, list[Trial]]],
+    step: int,
+    schedule: list[int],
+    progress: Callable[[int, int], None],
+    checkpoint_seconds: float,
+    each: Callable[..., Iterable[Any]] = map,
+) -> dict[Path, str]:
+    """From `step` to the last one of `schedule`, or to a signal: train, measure, save, end.
+
+    Args:
+        trials: restored and started, all at `step`.
+        advance: takes (step, target, asked) and trains all of them from `step` on, to `target` or to a step where it
+            looks up (at least once a second, and when `asked()`); returns that step and those that have diverged.
+        schedule: steps at which to measure.
+        each: as `map`, for measuring the trials.
+
+    Returns:
+        directory -> as `fit` returns.
+    """
+    outcomes: dict[Path, str] = {}
+    saved = time.monotonic()
+
+    def measure(trial: Trial) -> Diverged | None:
+        try:
+            trial.measure(step)
+        except Diverged as error:
+            return error
+        return None
+
+    def end(trial: Trial, error: Diverged) -> None:
+        outcomes[trial.run.path] = trial.diverged(error)
+
+    def going() -> list[Trial]:
+        return [trial for trial in trials if trial.run.path not in outcomes]
+
+    with ExitStack() as held:
+        for trial in trials:
+            held.enter_context(trial.run.failing())
+        asked = held.enter_context(stop_signals())
+        while True:
+            if step in schedule:
+                for trial, error in zip(going(), each(measure, going()), strict=True):
+                    if error is not None:
+                        end(trial, error)
+            if time.monotonic() - saved > checkpoint_seconds:
+                for trial in going():
+                    trial.save(step)
+                saved = time.monotonic()
+            progress(step, schedule[-1])
+            if asked() or step >= schedule[-1] or not going():
+                break
+            step, diverged = advance(step, next(s for s in schedule if s > step), asked)
+            for trial in diverged:
+                if trial in going():
+                    end(trial, Diverged(step - 1))
+        for trial in going():
             trial.save(step)
-            return trial.end(step)
+            outcomes[trial.run.path] = trial.end(step)
+    return outcomes
 
 
 @contextmanager

@@ -1,17 +1,15 @@
 """What a training run is told: plain frozen values, checked when they are made."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 from typing import Protocol as Interface
 
 from torch import nn
 
 from nrc.data import RegressionData
-from nrc.errors import UserError
-from nrc.places import PROTOCOLS
+from nrc.errors import UserError, check_choices
 
-PENALTIES = ("all", "ufm")
 MOST_MEASURED = 10_000_000  # steps at which a run may measure: their list must fit into memory
 
 
@@ -46,7 +44,7 @@ class Optim:
     batch_size: int = 256
     loss_scale: float = 0.5
     milestones: list[float] = field(default_factory=list)
-    penalty: str = "all"
+    penalty: Literal["all", "ufm"] = "all"
     decay_biases: bool = True
 
     def __post_init__(self) -> None:
@@ -56,7 +54,7 @@ class Optim:
             0 <= self.weight_decay < math.inf,
             f"optim.weight_decay is {self.weight_decay:g}; it must be >= 0 (0 switches it off)",
         )
-        _require(self.penalty in PENALTIES, f"optim.penalty is {self.penalty!r}; choose all or ufm")
+        check_choices("optim", self)
         _require(self.batch_size > 0, f"optim.batch_size is {self.batch_size}; it must be at least 1")
         _require(
             0 < self.loss_scale < math.inf,
@@ -78,14 +76,12 @@ class Protocol:
         epochs: passes over the training set; give exactly one of the two.
     """
 
-    name: str = "quick"
+    name: Literal["quick", "accelerated", "paper"] = "quick"
     tau: float | None = None
     epochs: int | None = None
 
     def __post_init__(self) -> None:
-        _require(
-            self.name in PROTOCOLS, f"protocol.name is {self.name!r}; choose one of {', '.join(PROTOCOLS)}"
-        )
+        check_choices("protocol", self)
         _require(
             (self.tau is None) != (self.epochs is None),
             f"protocol.tau is {self.tau} and protocol.epochs is {self.epochs}; "
@@ -117,11 +113,11 @@ class Measure:
     """
 
     every: int | None = None
-    log_spaced: int = 40
-    evenly: int = 20
+    log_spaced: int = 20
+    evenly: int = 10
     samples: int | None = None
-    positions: str = "pool"
-    layers: str = "all"
+    positions: Literal["pool", "all"] = "pool"
+    layers: Literal["last", "all"] = "all"
     outputs: bool = False
     ranks: list[int] = field(default_factory=list)
     frames: int = 0
@@ -141,10 +137,7 @@ class Measure:
             self.samples is None or self.samples > 1,
             f"measure.samples is {self.samples}; it must be at least 2, or null for all",
         )
-        _require(
-            self.positions in ("pool", "all"), f"measure.positions is {self.positions!r}; choose pool or all"
-        )
-        _require(self.layers in ("last", "all"), f"measure.layers is {self.layers!r}; choose last or all")
+        check_choices("measure", self)
         _require(
             all(r > 0 for r in self.ranks), f"measure.ranks is {list(self.ranks)}; give whole numbers >= 1"
         )
@@ -168,7 +161,12 @@ class ModelSettings(Interface):
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that determines a run, as plain values.
+    """Everything that determines a run, as plain values, and what the run is for.
+
+    Attributes:
+        experiment: name of the experiment it belongs to; None for a run by itself.
+        headline: the weight decay that the experiment's figures show first; it decides the run's `role`.
+        overrides: the settings that were typed, e.g. ("data=reacher", "seed=1"); the run can be made again from them.
 
     Example:
         RunSettings(LowRank(), MLP(), Optim(lr=0.1, momentum=0.9), Protocol(tau=100.0), Measure(), seed=0)
@@ -180,28 +178,42 @@ class RunSettings:
     protocol: Protocol
     measure: Measure
     seed: int = 0
+    # what the run is for, recorded in run.json; no part of what determines its numbers
+    experiment: str | None = field(default=None, compare=False, repr=False)
+    headline: float | None = field(default=None, compare=False, repr=False)
+    overrides: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
-    def given(self) -> dict[str, Any]:
-        """The settings of the data that are not the defaults of their class."""
-        defaults = {f.name: f.default for f in fields(self.data)}  # type: ignore[arg-type]
-        return {key: value for key, value in asdict(self.data).items() if value != defaults[key]}  # type: ignore[call-overload]
+    @property
+    def role(self) -> str | None:
+        """The part that the run plays in its experiment: "headline", "control" or "sweep"; None outside of one."""
+        if self.experiment is None:
+            return None
+        if self.headline is not None and math.isclose(self.optim.weight_decay, self.headline, rel_tol=1e-9):
+            return "headline"
+        return "control" if self.optim.weight_decay == 0 else "sweep"
+
+    def purpose(self) -> dict[str, Any]:
+        """What run.json says of what the run is for: experiment, role, protocol and overrides."""
+        return {
+            "experiment": self.experiment,
+            "role": self.role,
+            "protocol": self.protocol.name,
+            "overrides": list(self.overrides),
+        }
 
     def as_dict(self) -> dict[str, Any]:
-        optim = asdict(self.optim)
-        if self.optim.penalty == "all":  # left out, so that runs older than this setting are found again
-            del optim["penalty"]
-        measure = asdict(self.measure)
-        if not self.measure.ranks:
-            del measure["ranks"]
-        if not self.measure.frames:
-            del measure["frames"]
-        if self.measure.positions == "pool":
-            del measure["positions"]
+        """All settings that determine the numbers, as plain values."""
         return {
-            "data": {"kind": type(self.data).__name__, **asdict(self.data)},  # type: ignore[call-overload]
-            "model": {"kind": type(self.model).__name__, **asdict(self.model)},  # type: ignore[call-overload]
-            "optim": optim,
+            "data": {"kind": _kind(self.data), **asdict(self.data)},  # type: ignore[call-overload]
+            "model": {"kind": _kind(self.model), **asdict(self.model)},  # type: ignore[call-overload]
+            "optim": asdict(self.optim),
             "protocol": asdict(self.protocol),
-            "measure": measure,
+            "measure": asdict(self.measure),
             "seed": self.seed,
         }
+
+
+def _kind(settings: object) -> str:
+    """The name of a class of settings, with its module if it is not of this package."""
+    cls = type(settings)
+    return cls.__name__ if cls.__module__.startswith("nrc.") else f"{cls.__module__}.{cls.__name__}"

@@ -1,8 +1,6 @@
 """One training step, two ways: autograd for any network and penalty, by hand for the plain MLP.
 
-By hand because autograd's bookkeeping is a fifth of a step of the 3x256 network (measured: 480 against
-400 steps/s on one core; 8 % for 8x256), and a reproduction is hundreds of thousands of them. A test
-holds the two against each other.
+A test holds the two against each other.
 """
 
 from dataclasses import replace
@@ -54,11 +52,9 @@ class AutogradStepper:
         spared: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
             (decayed if optim.decay_biases or not is_bias(name) else spared).append(parameter)
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
         self.sgd = torch.optim.SGD(
-            [{"params": decayed}, {"params": spared, "weight_decay": 0.0}],
-            lr=optim.lr,
-            momentum=optim.momentum,
-            weight_decay=optim.weight_decay,
+            groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
         )
 
     def loss(self, residual: Tensor) -> Tensor:
@@ -105,69 +101,105 @@ class UFMStepper(AutogradStepper):
         return super().loss(residual) + self.strength / 2 * norms
 
 
-class HandStepper:
-    """Forward, backward and update of an MLP written out.
+class FlatMLP:
+    """Forward and backward pass of an MLP written out, or of K MLPs of one shape at once.
 
     With a_k the input of layer k and d_k the loss gradient at its output:
-    grad W_k = d_k^T a_k, grad b_k = sum_rows d_k, d_{k-1} = (d_k W_k) * [a_k > 0]; then
-    v <- momentum v + grad + lambda theta and theta <- theta - lr v on all parameters at once. All a_k and d_k
-    lie in buffers made at the first step of their batch size.
+    grad W_k = d_k^T a_k, grad b_k = sum_rows d_k, d_{k-1} = (d_k W_k) * [a_k > 0]. All a_k and d_k lie in buffers made
+    at the first step of their batch size. K networks share each matrix product, with a leading dimension of K.
+
+    Args:
+        model: gives the shapes; an `MLPNetwork` without BatchNorm.
+        theta: all parameters in the model's order, (P,), or (K, P) for K networks; columns after those are left alone.
+        decay_biases: as in `Optim`.
+    """
+
+    def __init__(self, model: MLPNetwork, theta: Tensor, decay_biases: bool) -> None:
+        self.model, self.theta, self.grad = model, theta, torch.zeros_like(theta)
+        pairs = list(zip(self.views(theta), self.views(self.grad), strict=True))  # value and gradient
+        self.weights = pairs[::2] if model.settings.bias else pairs  # a layer's weight comes before its bias
+        self.biases: list[tuple[Tensor, Tensor] | None] = [None] * len(pairs)
+        if model.settings.bias:
+            self.biases = list(pairs[1::2])
+        self.relu = [k < len(self.weights) - 1 for k in range(len(self.weights))]
+        if model.settings.feature_activation == "none" and len(self.weights) > 1:
+            self.relu[-2] = False
+        # what weight decay is on, with its gradient
+        self.decayed = [(self.theta, self.grad)] if decay_biases else self.weights
+        # outputs of each layer and the gradients there, by batch size
+        self.buffers: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """The parts of `flat` (..., P) that belong to the parameters, in their shapes."""
+        like = list(self.model.parameters())
+        sizes = [p.numel() for p in like]
+        parts = flat[..., : sum(sizes)].split(sizes, -1)
+        return [part.view(*flat.shape[:-1], *p.shape) for part, p in zip(parts, like, strict=True)]
+
+    def gradient(self, x: Tensor, y: Tensor, scale: float | Tensor) -> Tensor:
+        """Set `grad` to that of the sum of scale/2 * residual^2; returns the residual, prediction - y.
+
+        Args:
+            x: inputs (B, n_in), or (K, B, n_in) for K networks.
+            y: targets (B, n) or (K, B, n).
+            scale: one for all, or one for each row (B, 1).
+        """
+        rows = x.shape[-2]
+        if rows not in self.buffers:
+            first, second = ([x.new_empty(*x.shape[:-1], w.shape[-2]) for w, _ in self.weights] for _ in "ab")
+            self.buffers[rows] = first, second
+        outputs, deltas = self.buffers[rows]
+        inputs = [x, *outputs[:-1]]
+        product, affine = (torch.mm, torch.addmm) if x.ndim == 2 else (torch.bmm, torch.baddbmm)
+        for k, (weight, _) in enumerate(self.weights):
+            bias = self.biases[k]
+            if bias is None:
+                product(inputs[k], weight.mT, out=outputs[k])
+            else:
+                affine(bias[0].unsqueeze(-2), inputs[k], weight.mT, out=outputs[k])
+            if self.relu[k]:
+                outputs[k].relu_()
+        residual = outputs[-1] - y
+        delta = torch.mul(residual, scale, out=deltas[-1])
+        for k in range(len(self.weights) - 1, -1, -1):
+            weight, grad = self.weights[k]
+            bias = self.biases[k]
+            product(delta.mT, inputs[k], out=grad)
+            if bias is not None:
+                torch.sum(delta, -2, out=bias[1])
+            if k:
+                delta = product(delta, weight, out=deltas[k - 1])
+                if self.relu[k - 1]:  # delta * (inputs > 0) as one kernel and without a mask
+                    torch.ops.aten.threshold_backward.grad_input(delta, inputs[k], 0, grad_input=delta)
+        return residual
+
+
+class HandStepper(FlatMLP):
+    """The step of an MLP without BatchNorm: v <- momentum v + grad + lambda theta, then theta <- theta - lr v.
+
+    By hand because autograd with torch.optim.SGD(fused=True) needs 1.30 to 1.36 times the CPU time (3x256 network, batch
+    256, torch 2.13, one core, both in turn for 30 s: ratio of the best and median of the pairs), and a reproduction is
+    hundreds of thousands of steps; and because many such steps at once make a CUDA graph (`nrc.training.stacked_step`).
     """
 
     name = "by hand"
 
     def __init__(self, model: MLPNetwork, optim: Optim) -> None:
         self.optim = optim
-        layers = list(model.measured_layers().values())
-        self.relu = [k < len(layers) - 1 for k in range(len(layers))]
-        if model.settings.feature_activation == "none" and len(layers) > 1:
-            self.relu[-2] = False
-        parameters = list(model.parameters())
-        self.theta = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self.grad, self.velocity = torch.zeros_like(self.theta), torch.zeros_like(self.theta)
-        values, grads = (self._views(flat, parameters) for flat in (self.theta, self.grad))
-        for parameter, view in zip(parameters, values, strict=True):
-            parameter.data = view  # the model now reads what the update writes
-        where = {id(p): (v, g) for p, v, g in zip(parameters, values, grads, strict=True)}
-        self.weights = [where[id(layer.weight)] for layer in layers]
-        self.biases = [where[id(layer.bias)] if layer.bias is not None else None for layer in layers]
-        # what weight decay is on, with its gradient
-        self.decayed = [(self.theta, self.grad)] if optim.decay_biases else self.weights
-        # outputs of each layer and the gradients there, by batch size
-        self.buffers: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        theta = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+        self.model = model
+        self.keep_in(theta, torch.zeros_like(theta))
 
-    @staticmethod
-    def _views(flat: Tensor, like: list[nn.Parameter]) -> list[Tensor]:
-        parts = flat.split([p.numel() for p in like])
-        return [part.view(p.shape) for part, p in zip(parts, like, strict=True)]
+    def keep_in(self, theta: Tensor, velocity: Tensor) -> None:
+        """Use these flat tensors (P,), which hold parameters and velocity, from now on; so does the model."""
+        super().__init__(self.model, theta, self.optim.decay_biases)
+        self.velocity = velocity
+        for parameter, view in zip(self.model.parameters(), self.views(theta), strict=True):
+            parameter.data = view  # the model reads what the update writes
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
-        if len(x) not in self.buffers:
-            first, second = ([x.new_empty(len(x), len(w)) for w, _ in self.weights] for _ in range(2))
-            self.buffers[len(x)] = first, second
-        outputs, deltas = self.buffers[len(x)]
-        inputs = [x, *outputs[:-1]]
-        for k, (weight, _) in enumerate(self.weights):
-            bias = self.biases[k]
-            if bias is None:
-                torch.mm(inputs[k], weight.T, out=outputs[k])
-            else:
-                torch.addmm(bias[0], inputs[k], weight.T, out=outputs[k])
-            if self.relu[k]:
-                outputs[k].relu_()
-        residual = outputs[-1] - y
-        delta = torch.mul(residual, 2 * self.optim.loss_scale / residual.numel(), out=deltas[-1])
-        for k in range(len(self.weights) - 1, -1, -1):
-            weight, grad = self.weights[k]
-            bias = self.biases[k]
-            torch.mm(delta.T, inputs[k], out=grad)
-            if bias is not None:
-                torch.sum(delta, 0, out=bias[1])
-            if k:
-                delta = torch.mm(delta, weight, out=deltas[k - 1])
-                if self.relu[k - 1]:  # delta * (inputs > 0) as one kernel and without a mask
-                    torch.ops.aten.threshold_backward.grad_input(delta, inputs[k], 0, grad_input=delta)
+        residual = self.gradient(x, y, 2 * self.optim.loss_scale / y.numel())
         if self.optim.weight_decay:
             for value, grad in self.decayed:
                 grad.add_(value, alpha=self.optim.weight_decay)
@@ -179,7 +211,7 @@ class HandStepper:
         return residual
 
     def state_dict(self) -> dict[str, Any]:
-        return {"velocity": self.velocity}
+        return {"velocity": self.velocity.clone()}  # a view would be saved with all that it is a view of
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.velocity.copy_(state["velocity"])

@@ -1,27 +1,50 @@
 """A run while it trains, seen from its directory: continue, measure, save, and say how it ended."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
 from nrc.data import RegressionData
 from nrc.runs.directory import RunDirectory
 from nrc.theory.deep_linear import thresholds
+from nrc.theory.nonnegative import from_trainer, optimum
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged
-from nrc.training.measuring import Collected, Measurer, Row
+from nrc.training.measuring import Measurer, Row
 from nrc.training.settings import RunSettings
+from nrc.training.steppers import Stepper
+
+log = logging.getLogger(__name__)
 
 
-class Stateful(Protocol):
-    """What a checkpoint needs of a stepper."""
+PREDICTED_ROWS = 1_000  # of the train targets, evenly spaced, that the convex model is solved for
 
-    def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+def predicted(settings: RunSettings, data: RegressionData) -> dict[str, float] | None:
+    """What the convex model of non-negative features says of this run before it starts.
+
+    Of networks whose last hidden layer is a ReLU and whose weight decay is on all weights; None for others. See
+    `nrc.theory.nonnegative` for what the model leaves out (depth above all).
+
+    Returns:
+        nrc1, nrc2, nrc1_centred (NaN where they are undefined), and the certificate of optimality.
+    """
+    optim, n = settings.optim, data.sizes["targets"]
+    relu = getattr(settings.model, "feature_activation", "") == "relu"
+    if not relu or optim.penalty != "all" or optim.weight_decay == 0 or not 0 < n <= 3:
+        return None
+    rows = data.y_train[:: -(-len(data.y_train) // PREDICTED_ROWS)]
+    best = optimum(rows, *from_trainer(optim.weight_decay, n, optim.loss_scale, optim.decay_biases))
+    return {
+        "nrc1": best.nrc1,
+        "nrc2": best.nrc2,
+        "nrc1_centred": best.nrc1_centred,
+        "certificate": best.certificate,
+    }
 
 
 @dataclass(eq=False)
@@ -31,9 +54,8 @@ class Trial:
     run: RunDirectory
     clock: Clock
     model: nn.Module
-    stepper: Stateful
+    stepper: Stepper
     measurer: Measurer
-    say: Callable[[str], None]
     append: Callable[[list[Row]], None] = field(init=False)
     began: float = field(init=False)
     resumed: bool = field(init=False, default=False)
@@ -45,7 +67,7 @@ class Trial:
 
     def restore(self) -> int:
         """Take up the newest usable checkpoint, if there is one; the step to go on from."""
-        state = self.run.load_checkpoint(self.say)
+        state = self.run.load_checkpoint()
         self.began = time.monotonic() - (0.0 if state is None else state["seconds"])
         self.resumed = state is not None
         if state is None:
@@ -58,28 +80,28 @@ class Trial:
     def start(self, settings: RunSettings, environment: dict[str, Any], data: RegressionData) -> None:
         """Record what is about to run, where and how.
 
-        `vanishing` of the data: an estimate of the weight decays that kill its signals in an MLP. `path` of the
+        `vanishing` of the data: an estimate of the weight decays that kill its signals in an MLP. `predicted`: what the
+        convex model of non-negative features says of this run. `path` of the
         environment: the one taken, after those that an interrupted run took before.
         """
         before = self.run.info.get("environment", {}).get("path", "") if self.resumed else ""
         if before and before.split("; then ")[-1] != environment["path"]:
             environment = environment | {"path": f"{before}; then {environment['path']}"}
-        facts: dict[str, Any] = {"sha256": data.sha256, "kind": data.kind, "describe": data.describe()}
-        if data.provenance.get("left_out"):
-            facts["left_out"] = data.provenance["left_out"]
+        facts = data.facts()
         layers = getattr(settings.model, "num_layers", 0)
         if settings.optim.penalty == "all" and layers >= 2:
             facts["vanishing"] = thresholds(data.x_train, data.y_train, layers, settings.optim.loss_scale)
-        self.run.start(settings.as_dict() | {"given": settings.given()}, environment, facts)
+        facts["predicted"] = predicted(settings, data)
+        self.run.start(settings.as_dict(), environment, facts, settings.purpose())
 
-    def measure(self, step: int, moments: tuple[Collected, Collected] | None = None) -> None:
-        """Write the metric rows of this step, unless an earlier attempt did; arguments as for `Measurer.rows`.
+    def measure(self, step: int) -> None:
+        """Write the metric rows of this step, unless an earlier attempt did.
 
         Raises:
             Diverged: the step after the last look at the loss did it.
         """
         if step > self.measurer.last_step:
-            self.append(self.measurer.rows(step, moments))
+            self.append(self.measurer.rows(step))
 
     def save(self, step: int) -> None:
         """Write a checkpoint."""
@@ -101,7 +123,7 @@ class Trial:
             f"{error}: the loss is not finite; use a smaller optim.lr",
             undefined=self.measurer.undefined,
         )
-        self.say(f"{self.run.path}: {self.run.info['reason']}")
+        log.info(f"{self.run.path}: {self.run.info['reason']}")
         return "diverged"
 
     def end(self, step: int) -> str:
@@ -125,9 +147,9 @@ class Trial:
                 f"stopped by a signal at step {step}; the same command continues it",
                 **result,
             )
-            self.say(f"{self.run.path}: {self.run.info['reason']}")
+            log.info(f"{self.run.path}: {self.run.info['reason']}")
             return "interrupted"
         self.run.save_snapshots(self.measurer.snapshots())
         self.run.end("finished", self.measurer.state_of_collapse(), **result)
-        self.say(f"{self.run.path}: {words}; {self.run.info['reason']}")
+        log.info(f"{self.run.path}: {words}; {self.run.info['reason']}")
         return "finished"

@@ -8,7 +8,6 @@ several repeats. What a ratio compares, which part of it was run and which was e
 which process and on how many threads, stands in the docstring of the benchmark's function.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -17,17 +16,16 @@ from typing import Any
 
 import torch
 
-from nrc.cli.bench import images, measuring, stacked, training
+from nrc.cli import console
+from nrc.cli.bench import images, measuring, training
 from nrc.cli.bench.tools import machine
 from nrc.runs.directory import write_json
 
-BENCHES: dict[str, Callable[[], dict[str, Any]]] = (
-    training.BENCHES | stacked.BENCHES | measuring.BENCHES | images.BENCHES
-)
+BENCHES: dict[str, Callable[[], dict[str, Any]]] = training.BENCHES | measuring.BENCHES | images.BENCHES
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = console.Options(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", choices=[*BENCHES, []], metavar="NAME", help=", ".join(BENCHES))
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     args = parser.parse_args()
@@ -54,5 +52,11 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def command() -> None:
+    """The command line: mistakes end in one line."""
+    with console.one_line_errors():
+        main()
+
+
 if __name__ == "__main__":
-    main()
+    command()

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from nrc.errors import UserError
 from nrc.runs.directory import environment
+from nrc.training.members import cores
 from nrc.training.run import choose_device
 
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 
 
 def best_of(repeats: int, *functions: Callable[[], Any]) -> list[float]:
@@ -59,8 +61,10 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any, no_holes: bo
 def peak_mb() -> float:
     """The most memory this process has held so far (Linux)."""
     # getrusage's ru_maxrss will not do: a child starts with the peak of the process that started it
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise UserError("the peak of memory is read from /proc, which Linux alone has; give other benchmarks")
+    return int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 1024
 
 
 def machine() -> dict[str, Any]:
@@ -70,10 +74,10 @@ def machine() -> dict[str, Any]:
         **environment(choose_device("auto")),
         "cores": CORES,
         "cpu": names[0].split(":")[1].strip() if names else None,
-        "load_average": os.getloadavg()[0],
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # not on Windows
     }
 
 
 def _cpuinfo() -> str:
     file = Path("/proc/cpuinfo")
-    return file.read_text() if file.exists() else ""
+    return file.read_text(encoding="utf-8") if file.exists() else ""

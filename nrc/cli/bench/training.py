@@ -107,7 +107,7 @@ def sweep(
     steps: int = 1000, members: tuple[int, ...] = (1, CORES, 2 * CORES), repeats: int = 2
 ) -> dict[str, Any]:
     """Member-steps/s of a sweep of the 3x256 network on Swimmer on the CPU: one single-threaded process a core
-    (`stacked` is the sweep on a GPU).
+    (`scripts/gpu_proof.py` times the sweep on a GPU).
 
     `ratio`, of which at least 5 was asked: against a plain DataLoader loop as the released code has it, one run
     after the other in one process with torch's default, as many threads as cores. It holds two gains, the faster

@@ -1,0 +1,162 @@
+"""The best affine map on the features, and how many of their directions are more than rounding.
+
+Two limits are at work. Rounding changes every column h_j by noise of variance at most eps^2/12 of its own mean
+square, so a direction b receives at most eps^2/12 sum_j b_j^2 mean h_j^2. A direction counts for the rank when its
+variance exceeds 12 times that (N rows of d columns of noise alone reach 4 times it where N = d). The affine map is
+least squares on the numbers as they are, rounded or not.
+
+Float64 sums, on the other hand, leave eigenvalues below `linalg.RESOLUTION` of the largest undecided. Dividing the
+columns by their standard deviations first (Jacobi scaling) takes that limit away where only the columns' units
+differ, and the rows themselves, where they are at hand, reach its square.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nrc.arrays import double
+from nrc.metrics.linalg import RESOLUTION, Spectrum, eigenvalue_floor, spectrum
+from nrc.moments import Moments
+
+ROUNDED = (
+    2 * torch.finfo(torch.float64).eps
+) ** 2  # of a column's mean square: a variance that float64 itself makes
+UNEVEN = 10.0  # from this ratio of standard deviations on, scaling the columns is worth a second eigenproblem
+SETTLED = 1e-6  # relative, of the error: a doubt below it changes nothing
+
+
+@dataclass(frozen=True)
+class AffineFit:
+    """The best affine map H -> Y.
+
+    Attributes:
+        weight: A = Sigma_YH Sigma_H^+ (n, d), on the directions that are resolved.
+        rank: number of directions that are more than rounding.
+        error: tr(Sigma_Y - A Sigma_HY), the summed variance of what it leaves of the targets.
+        doubt: how much of that may be wrong: what the other directions seem to explain, and the accuracy of the sums.
+        unresolved: number of the other directions.
+        rank_open: whether one of them may be more than rounding.
+    """
+
+    weight: Tensor
+    rank: int
+    error: float
+    doubt: float
+    unresolved: int
+    rank_open: bool
+
+    @property
+    def settled(self) -> bool:
+        return not self.rank_open and self.doubt <= SETTLED * self.error
+
+
+def rounding_along(basis: Tensor, rounding: Tensor) -> Tensor:
+    """Rounding b' R b of the directions in the columns of basis (d, k); R is (d,), a diagonal, or (d, d)."""
+    return (_times(rounding, basis) * basis).sum(0)
+
+
+def _times(rounding: Tensor, basis: Tensor) -> Tensor:
+    return rounding[:, None] * basis if rounding.ndim == 1 else rounding @ basis
+
+
+def above_rounding(values: Tensor, basis: Tensor, rounding: Tensor) -> int:
+    """Number of positive eigenvalues of Sigma - R in the span of basis, where B' Sigma B = diag(values), values > 0.
+
+    That is the number of directions with more variance than rounding, in whatever coordinates.
+    """
+    scaled = basis / values.sqrt()
+    share = scaled.T @ _times(rounding, scaled)
+    if share.diagonal().sum() < 1:  # then so is each of its eigenvalues
+        return len(values)
+    return int((torch.linalg.eigvalsh(share) < 1).sum())
+
+
+def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFit:
+    """The fit from the sums.
+
+    Args:
+        found: values (k,) and directions B (d, k) with B' Sigma_H B = diag(values), largest value first.
+        rounding: variance that rounding may give the columns, (d,) or (d, d).
+    """
+    values, basis = found.values, found.vectors
+    floor = eigenvalue_floor(values)
+    kept = values > floor
+    cross = basis.T @ moments.sigma_hy
+    gains = (cross[kept].square().sum(1) / values[kept]).nan_to_num()
+    weight = (cross[kept] / values[kept, None]).T @ basis[:, kept].T
+    left = basis[:, ~kept].T @ (moments.sigma_hy - moments.sigma_h @ weight.T)
+    limit = RESOLUTION * float(values[0])
+    doubt = float((gains * (limit / values[kept])).sum())
+    if limit > 0:
+        doubt += float((left.square().sum(1) / values[~kept].clamp_min(limit)).sum())
+    error = moments.sigma_y.diagonal().sum() - gains.sum()
+    return AffineFit(
+        weight,
+        rank=above_rounding(values[kept], basis[:, kept], rounding),
+        error=max(float(error), 0.0),
+        doubt=doubt,
+        unresolved=int((~kept).sum()),
+        rank_open=bool((rounding_along(basis[:, ~kept], rounding) < floor).any()),
+    )
+
+
+def fit_of_scaled_columns(moments: Moments, rounding: Tensor) -> AffineFit | None:
+    """The fit from the eigenproblem of the correlations; None where the columns are about as large as each other."""
+    if rounding.ndim != 1:
+        return None
+    variance = moments.sigma_h.diagonal()
+    alive = _varies(moments)
+    if not alive.any() or variance[alive].max() <= UNEVEN**2 * variance[alive].min():
+        return None
+    scale = torch.where(alive, variance, torch.inf).rsqrt()
+    found = spectrum(scale[:, None] * moments.sigma_h * scale)
+    return fit_of_sums(moments, Spectrum(found.values, scale[:, None] * found.vectors), rounding)
+
+
+def fit_of_rows(moments: Moments, h: Tensor, y: Tensor, rounding: Tensor) -> AffineFit:
+    """The fit from the singular values of the scaled rows h (N, d) and y (N, n) themselves."""
+    alive = _varies(moments)
+    if not alive.any():
+        error = float(moments.sigma_y.diagonal().sum())
+        return AffineFit(moments.sigma_hy.T * 0.0, 0, error, doubt=0.0, unresolved=0, rank_open=False)
+    variance = moments.sigma_h.diagonal()
+    # coordinates of the rows' own space have no units
+    scale = torch.where(alive, variance, torch.inf).rsqrt() if rounding.ndim == 1 else alive.double()
+    rows = _centred(h)[:, alive] * scale[alive]
+    left, values, right = torch.linalg.svd(rows / len(h) ** 0.5, full_matrices=False)
+    basis = torch.zeros(len(scale), len(values), dtype=torch.float64)
+    basis[alive] = scale[alive, None] * right.T
+    # singular values are good to k eps of the largest
+    kept = values > 2.3e-16 * len(values) * values[0]
+    targets = _centred(y) / len(y) ** 0.5
+    along = left[:, kept].T @ targets
+    error = float((targets - left[:, kept] @ along).square().sum())
+    weight = (along / values[kept, None]).T @ basis[:, kept].T
+    rank = above_rounding(values[kept].square(), basis[:, kept], rounding)
+    return AffineFit(weight, rank, error, doubt=0.0, unresolved=0, rank_open=False)
+
+
+def _varies(moments: Moments) -> Tensor:
+    """Which columns (d,) are more than a constant in float64."""
+    variance = moments.sigma_h.diagonal()
+    return variance > ROUNDED * (variance + moments.mean_h.square())
+
+
+def spectrum_of_rows(h: Tensor) -> Spectrum:
+    """Eigenvalues and eigenvectors of Sigma_H from the rows: small ones have their own accuracy."""
+    rows = _centred(h) / len(h) ** 0.5
+    if len(rows) > rows.shape[1]:
+        rows = torch.linalg.qr(rows, mode="r").R
+    values, vectors = torch.linalg.svd(rows)[1:]
+    padded = torch.zeros(rows.shape[1], dtype=values.dtype)
+    padded[: len(values)] = values.square()
+    return Spectrum(padded, vectors.T, of_rows=True)
+
+
+def _centred(rows: Tensor) -> Tensor:
+    rows = double(rows).cpu()
+    rows = rows - rows.mean(0)
+    return rows - rows.mean(0)  # again: the mean of a column about 1e16 is itself rounded
