@@ -247,11 +247,11 @@ def test_the_noise_brings_the_smallest_eigenvalue_to_the_published_one() -> None
     arrays = {"w0": np.zeros((4, 11)), "b0": np.zeros(4), "w_mean": np.zeros((2, 4)), "b_mean": np.zeros(2)}
     still = Policy(arrays | {"log_std": np.log([0.05, 0.2])})
     small = replace(EXPERTS["reacher"], train_transitions=100, train_episodes=2)
-    factor = noise_factor(small, still, range(2))
+    factor = noise_factor(small, still, 0)
     # the actions of a policy that ignores its observations are the noise alone: Sigma grows as its square
     assert factor == pytest.approx(math.sqrt(small.published.eigenvalues[0]) / 0.05, rel=0.2)
     loud = Policy(arrays | {"log_std": np.log([0.5, 0.5])})
-    assert noise_factor(small, loud, range(2)) == 1.0
+    assert noise_factor(small, loud, 0) == 1.0
 
 
 def test_the_nearest_candidate_is_chosen_and_kept(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 The rule (written before any network was trained on these data; no collapse metric enters it):
 
 1. Candidates are all policy files in a folder: every training seed, and every checkpoint that was kept. Each is rolled
-   out for EPISODES blocks of consecutive episode seeds: block k starts at seed k times the episodes of the train rows,
-   and the seeds after the block's give its test rows.
+   out for BLOCKS blocks of consecutive episode seeds: block k starts at seed k times the episodes of the train rows and
+   goes on until they are full (a policy that falls needs more episodes). The seeds after it give the test rows.
 2. The distance of a candidate from the published data is the root of the sum of squares of its deviations, each in
    units of the tolerance in `nrc.experts.settings`: the mean return of the block; log of each ordered eigenvalue of
    Sigma; each correlation; the length of the mean (where only a bound is known: what exceeds it).
@@ -27,10 +27,10 @@ import numpy as np
 
 from nrc.errors import UserError
 from nrc.experts.policy import Policy
-from nrc.experts.rollout import Episode, first_transitions, run_episodes
+from nrc.experts.rollout import Episode, first_transitions, run_until
 from nrc.experts.settings import Expert, Published
 
-EPISODES = 5  # blocks of episodes that each policy is tried on
+BLOCKS = 5  # of episodes that each policy is tried on
 CORRELATION = 0.15  # one tolerance
 
 
@@ -105,7 +105,7 @@ class Candidate:
 
 
 def candidates(
-    expert: Expert, files: Sequence[Path], *, raise_noise: bool, blocks: int = EPISODES,
+    expert: Expert, files: Sequence[Path], *, raise_noise: bool, blocks: int = BLOCKS,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Candidate]:  # fmt: skip
     """Every policy file on every block of episodes, nearest first.
@@ -119,31 +119,33 @@ def candidates(
     found: list[Candidate] = []
     for file in sorted(files):
         for block in range(blocks):
-            seeds = range(block * expert.train_episodes, (block + 1) * expert.train_episodes)
+            first = block * expert.train_episodes
             try:
                 noise = 1.0
                 if raise_noise:
-                    noise = noise_factor(expert, Policy.load(file), seeds)
-                episodes = run_episodes(expert.env_id, Policy.load(file, noise), seeds)
+                    noise = noise_factor(expert, Policy.load(file), first)
+                policy = Policy.load(file, noise)
+                episodes = run_until(expert.env_id, policy, first, expert.train_transitions)
                 statistics = Statistics.of(episodes, expert.train_transitions)
             except UserError as error:  # an expert that falls leaves too few rows
-                progress(f"{file.stem}, episodes from {seeds[0]}: {error}")
+                progress(f"{file.stem}, episodes from {first}: {error}")
                 continue
             found.append(
-                Candidate(file.stem, seeds[0], noise, statistics, distance(statistics, expert.published))
+                Candidate(file.stem, first, noise, statistics, distance(statistics, expert.published))
             )
-            progress(f"{file.stem}, episodes from {seeds[0]}: distance {found[-1].distance:.2f}")
+            progress(f"{file.stem}, episodes from {first}: distance {found[-1].distance:.2f}")
     if not found:
         raise UserError(f"none of {len(files)} policy files gives {expert.train_transitions} transitions")
     return sorted(found, key=lambda c: c.distance)
 
 
-def noise_factor(expert: Expert, policy: Policy, seeds: Sequence[int]) -> float:
+def noise_factor(expert: Expert, policy: Policy, first: int) -> float:
     """The factor >= 1 on the noise at which the smallest eigenvalue of Sigma is the published one, to 1 %."""
     wanted = expert.published.eigenvalues[0]
 
     def smallest(factor: float) -> float:
-        episodes = run_episodes(expert.env_id, policy.with_noise(factor), seeds)
+        loud = policy.with_noise(factor)
+        episodes = run_until(expert.env_id, loud, first, expert.train_transitions)
         return Statistics.of(episodes, expert.train_transitions).eigenvalues[0]
 
     low, high = 1.0, 2.0

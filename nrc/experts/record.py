@@ -17,7 +17,7 @@ import numpy as np
 from nrc.errors import UserError
 from nrc.experts.choose import Candidate, Statistics
 from nrc.experts.policy import Policy
-from nrc.experts.rollout import Episode, first_transitions, run_episodes
+from nrc.experts.rollout import Episode, first_transitions, run_until
 from nrc.experts.settings import Expert
 
 ACTIONS_NOTE = (
@@ -85,7 +85,7 @@ def write(
     os.environ["MINARI_DATASETS_PATH"] = str(temporary)  # Minari has no argument for the root
     try:
         buffers = [to_buffer(e, seed + k) for k, e in enumerate(train)]
-        buffers += [to_buffer(e, seed + expert.train_episodes + k) for k, e in enumerate(test)]
+        buffers += [to_buffer(e, seed + len(train) + k) for k, e in enumerate(test)]
         d, n = train[0].observations.shape[1], train[0].actions.shape[1]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Minari's hints about optional fields, and v4's deprecation
@@ -152,13 +152,12 @@ def make(expert: Expert, out: Path, force: bool) -> Path:
         parents=True, exist_ok=True
     )  # a place that cannot be written fails here, not at the end
     policy = Policy.load(expert.policy_file, chosen.noise)
-    after = chosen.first_seed + expert.train_episodes
-    tests = -(-expert.test_transitions * expert.train_episodes // expert.train_transitions)
-    block = run_episodes(expert.env_id, policy, range(chosen.first_seed, after))
+    block = run_until(expert.env_id, policy, chosen.first_seed, expert.train_transitions)
+    after = chosen.first_seed + len(block)
     train = first_transitions(block, expert.train_transitions)
-    # an expert that falls needs more episodes than its share
-    rest = run_episodes(expert.env_id, policy, range(after, after + 2 * tests))
-    test = first_transitions(rest, expert.test_transitions)
+    test = first_transitions(
+        run_until(expert.env_id, policy, after, expert.test_transitions), expert.test_transitions
+    )
     facts = provenance(
         expert,
         replace(chosen, statistics=Statistics.of(block, expert.train_transitions)),

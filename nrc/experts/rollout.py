@@ -65,10 +65,20 @@ def run_episode(env: Any, policy: Policy, seed: int, steps: int) -> Episode:
     return Episode(np.array(observations), np.array(actions), np.array(rewards), bool(fell))
 
 
-def run_episodes(env_id: str, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
-    """One episode for each seed."""
+def run_until(env_id: str, policy: Policy, first_seed: int, rows: int) -> list[Episode]:
+    """Whole episodes with seeds first_seed, first_seed + 1, ... until they hold `rows` transitions.
+
+    Raises:
+        UserError: the policy falls so early that four times the episodes of full length do not hold them.
+    """
     env, steps = make_env(env_id)
-    return [run_episode(env, policy, seed, steps) for seed in seeds]
+    most = 4 * -(-rows // steps)
+    found: list[Episode] = []
+    while (held := sum(len(e.rewards) for e in found)) < rows:
+        if len(found) == most:
+            raise UserError(f"{most} episodes hold {held} transitions, {rows} are needed")
+        found.append(run_episode(env, policy, first_seed + len(found), steps))
+    return found
 
 
 def first_transitions(episodes: Sequence[Episode], size: int) -> list[Episode]:
