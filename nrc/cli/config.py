@@ -127,8 +127,9 @@ def group_settings(cfg: DictConfig, group: str) -> Any:
     node = cfg[group].copy()
     if not found.__module__.startswith("nrc."):
         known = {field.name for field in fields(found)}
-        for key in set(node) - known - {"_target_"}:
-            del node[key]
+        with open_dict(node):
+            for key in set(node) - known - {"_target_"}:
+                del node[key]
     return typed(found, node, group)
 
 
