@@ -55,13 +55,14 @@ def test_every_model_composes_and_builds(model: str) -> None:
 
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_composes_and_says_how_to_run_it(experiment: str) -> None:
-    settings(f"experiment={experiment}")
+    composed = settings(f"experiment={experiment}")
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"  # Hydra wants this first
     assert lines[1].startswith("# python scripts/train.py") and f"experiment={experiment}" in lines[1]
     declared = config.experiments()[experiment]
     assert set(declared.datasets) <= set(names("data")) and set(declared.protocols) <= set(PROTOCOLS)
     assert declared.datasets and declared.protocols and declared.figures
+    assert composed.experiment == declared.name  # Hydra and the reproduction read the same
 
 
 def test_a_run_says_what_it_is_for() -> None:
