@@ -26,6 +26,7 @@ from nrc.moments import Moments
 KEEP_BYTES = 256 << 20
 MAX_FEATURES = 4096
 POSITIONS = ("pool", "all")
+KNOWN = Applied()
 Output = str | int | Callable[[Any], Tensor]
 
 
@@ -203,10 +204,9 @@ class Reader:
         if several and read.last in moments:
             ranks.add_centred(moments[read.last])
         made = prediction.maker
-        made = made if made in moments else None
+        if made not in moments or read.weights.get(made, KNOWN).reason:
+            made = None  # its W h + b is not the output, or there is no such W
         head = self.head or made
-        if made is not None and (made not in read.weights or read.weights[made].weight is None):
-            made = None if self.head is None and made in read.weights else made
         own = head is not None and head == made  # mse is then that of W h + b
         shared: dict[str, Any] = {
             "no_prediction": prediction.reason, "weights": read.weights, "outputs": self.outputs,
@@ -320,6 +320,10 @@ class Reader:
             )
         if self.layers is not None:
             return {}
+        for label, reason in skipped.items():
+            # seen but not read as a layer: what to measure instead is in the first reason
+            if read.skipped.get(label, "").startswith("sees "):
+                read.skipped[label] = reason
         return {
             label: reason for label, reason in (skipped | read.skipped).items() if label not in read.moments
         }

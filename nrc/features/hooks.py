@@ -112,7 +112,7 @@ class FeatureHooks:
         finally:
             self._busy = True
         batch = self._batch
-        found = self.prediction.add(out, y, mask, {**batch.made, **batch.later_made(y)}, codes)
+        found = self.prediction.add(out, y, mask, batch.made, codes, batch.later_made(y))
         for label in list(batch.later):
             self._guarded(label, partial(self._late, label, found, y, mask, codes))
         self._first_batch = self._first_batch and not self.read.moments
@@ -408,13 +408,19 @@ def _picked(x: Tensor, made: Tensor, found: Tensor) -> Tensor | None:
 
 
 def _sorted_back(x: Tensor, made: Tensor, found: Tensor) -> Tensor | None:
-    """Rows of x (B, d) in the order in which their outputs (B, n) stand in the prediction, where all differ."""
+    """Rows of x (B, d) in the order in which their outputs (B, n) stand in the prediction.
+
+    Rows of equal outputs must be equal: else nothing says which is which.
+    """
     ids = torch.cat((made, found)).unique(dim=0, return_inverse=True)[1]
-    mine, theirs = ids.chunk(2)
-    there = mine.argsort()
-    if not torch.equal(mine[there], theirs.sort().values) or len(ids.unique()) != len(mine):
+    mine, theirs = (part.sort(stable=True) for part in ids.chunk(2))
+    if not torch.equal(mine.values, theirs.values):
         return None
-    return x[there[theirs.argsort().argsort()]]
+    rows = x[mine.indices]
+    twice = mine.values[1:] == mine.values[:-1]
+    if bool((rows[1:][twice] != rows[:-1][twice]).any()):
+        return None
+    return torch.empty_like(rows).index_copy_(0, theirs.indices, rows)
 
 
 def finish(read: Read, keep_bytes: int, centre: Tensor | None = None) -> dict[str, Moments]:

@@ -196,11 +196,15 @@ class Prediction:
         mask: Tensor | None,
         made: Mapping[str, Tensor],
         groups: Tensor | None = None,
+        undecided: Mapping[str, Tensor] | None = None,
     ) -> Tensor | None:
-        """One batch: the output, the targets (B, ..., n), and what the layers with n outputs put out. Returns `find`."""
+        """One batch: the output, the targets (B, ..., n), and what the layers with n outputs put out. Returns `find`.
+
+        undecided: the same of layers that `note` will speak of.
+        """
         if not y.numel():
             return None
-        found = self.find(out, y, made)
+        found = self.find(out, y, {**made, **(undecided or {})})
         if found is None:
             return None
         found = plain(found)

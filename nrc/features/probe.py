@@ -275,12 +275,11 @@ def _unknown(label: str, module: nn.Module, seen: _Pass, channels: Mapping[str, 
     """The axis of the features, as far as types and neighbours tell."""
     if label in channels:
         return Arrangement(channels[label], named_axis=True)
-    axis = feature_axis(module)
-    if axis is None and may_be_linear(module):
+    axis, x = feature_axis(module), seen.tensors.get(label)
+    if axis is None and x is not None and seen.linear.get(label) and _reads_last(module, x):
         axis = -1
     if axis is None:
         axis = seen.axes.get(seen.ids.get(label, -1))
-    x = seen.tensors.get(label)
     if axis is None and x is not None:
         known = seen.shapes.get(tuple(x.shape), set())
         # another tensor of this shape has them there; three equal axes would say nothing
@@ -288,6 +287,13 @@ def _unknown(label: str, module: nn.Module, seen: _Pass, channels: Mapping[str, 
             (axis,) = known
             axis = -1 if axis == x.ndim - 1 else axis
     return Arrangement(axis)
+
+
+def _reads_last(module: nn.Module, x: Tensor) -> bool:
+    """Whether a module holds a matrix as wide as the last axis."""
+    held = [*module.parameters(), *module.buffers()]
+    sizes = {size for p in held if p.ndim == 2 for size in p.shape}
+    return x.shape[-1] in sizes | {getattr(module, "in_features", None)}
 
 
 def by_type(layers: Mapping[str, nn.Module], channels: Mapping[str, int]) -> Plan:

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import reduce
 from operator import add
 
 from nrc.moments import Moments
+
+
+class Values(dict[str, float]):
+    """metric -> value, with the same for each group of rows.
+
+    Attributes:
+        groups: name of a group -> metric -> value over its rows alone.
+        spread: see `spread`.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, float],
+        groups: Mapping[Hashable, Mapping[str, float]],
+        spread: Mapping[str, float],
+    ) -> None:
+        super().__init__(values)
+        self.groups = {name: dict(metrics) for name, metrics in groups.items()}
+        self.spread = dict(spread)
 
 
 def spread(groups: Sequence[Moments]) -> dict[str, float]:
