@@ -186,8 +186,9 @@ def _read_convolution(module: Any, maps: Tensor) -> Applied | None:
         for place in where:
             z = maps.new_zeros(channels, channels, *size)
             pixel = [o + d * i for o, d, i in zip(offset, module.dilation, place, strict=True)]
-            z[(range(channels), range(channels), *pixel)] = UNIT
-            weight[(..., *place)] = (made(z).T - bias[:, None]) / UNIT
+            z.diagonal()[(*pixel, ...)] = UNIT  # of a channel its own map alone
+            at_place: tuple[Any, ...] = (..., *place)
+            weight[at_place] = (made(z).T - bias[:, None]) / UNIT
         convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[len(kernel) - 1]
         again = convolve(maps.double(), weight, bias, module.stride, padding, module.dilation)
         real = plain(module(maps)).double()
