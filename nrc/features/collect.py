@@ -19,7 +19,7 @@ from nrc.features.prediction import Prediction
 from nrc.features.probe import Plan, by_type, probe, same_random_numbers
 from nrc.features.weights import Applied
 from nrc.metrics.assemble import Metrics, evaluate
-from nrc.metrics.layer import Layer
+from nrc.metrics.layer import Layer, Maker
 from nrc.metrics.linalg import WeightSpectrum, weight_spectrum
 from nrc.moments import Moments
 
@@ -394,18 +394,18 @@ def layers_of(
     *,
     maps_to_targets: bool,
     rank: int | None = None,
+    maker: Maker | str | None = None,
 ) -> list[Layer]:
     """One layer on several sets. The first is the training set: the others take their linear map, their Sigma and
     the number of target directions from there, and no eigenproblem is solved for them that no metric asks for."""
     spectrum = weight if weight is None or isinstance(weight, WeightSpectrum) else weight_spectrum(weight)
     found: list[Layer] = []
     for moments in splits:
-        found.append(
-            Layer.of(
-                moments, spectrum, bias, rank=rank, maps_to_targets=maps_to_targets,
-                linear_map_from=found[0] if found else None,
-            )
-        )  # fmt: skip
+        train = found[0] if found else None
+        layer = Layer.of(
+            moments, spectrum, bias, rank=rank, maps_to_targets=maps_to_targets, linear_map_from=train
+        )
+        found.append(layer if train is not None else replace(layer, maker=maker))
     return found
 
 

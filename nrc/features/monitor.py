@@ -81,7 +81,12 @@ class CollapseMonitor:
         table = tables.pop(_ALL)
         table.groups = tables
         table.spread = {
-            label: spread([part[label] for part in found.groups.values() if label in part])
+            label: spread(
+                [
+                    (m.count, m.mean_h, float(m.sigma_h.trace()))
+                    for m in (part[label] for part in found.groups.values() if label in part)
+                ]
+            )
             for label in (found if found.groups else ())
         }
         self.skipped, self.head, self.table = found.skipped, found.head, table

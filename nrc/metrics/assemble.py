@@ -250,8 +250,9 @@ def measure(
         )
     rows = {name.item(): torch.from_numpy(np.flatnonzero(labels == name)) for name in np.unique(labels)}
     parts = {name: (h[at.to(h.device)], y[at.to(y.device)]) for name, at in rows.items()}
+    features_of = [double(features) for features, _ in parts.values()]
     return Values(
         values,
         {name: measure(*part, weight, rank=rank, bias=bias) for name, part in parts.items()},
-        spread([Moments().update(*part) for part in parts.values()]),
+        spread([(len(f), f.mean(0), float((f - f.mean(0)).square().sum()) / len(f)) for f in features_of]),
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import reduce
-from operator import add
 
-from nrc.moments import Moments
+import torch
+from torch import Tensor
 
 
 class Values(dict[str, float]):
@@ -28,24 +27,25 @@ class Values(dict[str, float]):
         self.spread = dict(spread)
 
 
-def spread(groups: Sequence[Moments]) -> dict[str, float]:
+def spread(groups: Sequence[tuple[int, Tensor, float]]) -> dict[str, float]:
     """Variance of the features inside the groups and between their means.
 
     within = sum_g N_g/N tr(Sigma_g), between = sum_g N_g/N |hbar_g - hbar|^2; together they are tr(Sigma_H), the
     variance of all rows. [0, inf), units of h^2; between_share = between/(within + between), [0, 1], NaN where all
     rows are equal.
 
+    Args:
+        groups: of each group the number of rows, their mean (d,) and tr(Sigma_g).
+
     Example:
         >>> import torch
-        >>> apart = [Moments().update(torch.full((5, 1), k), torch.zeros(5, 1)) for k in (0.0, 2.0)]
-        >>> spread(apart)
+        >>> spread([(5, torch.zeros(1), 0.0), (5, 2 * torch.ones(1), 0.0)])
         {'within': 0.0, 'between': 1.0, 'between_share': 1.0}
     """
-    whole = reduce(add, groups, Moments())
-    within = sum(m.count / whole.count * float(m.sigma_h.trace()) for m in groups)
-    mean = whole.mean_h
-    between = sum(
-        m.count / whole.count * float((m.mean_h.to(mean.device) - mean).square().sum()) for m in groups
-    )
+    count = sum(n for n, _, _ in groups)
+    means = torch.stack([mean.double().cpu() for _, mean, _ in groups])
+    share = torch.tensor([n / count for n, _, _ in groups], dtype=torch.float64)
+    within = sum(n / count * trace for n, _, trace in groups)
+    between = float(share @ (means - share @ means).square().sum(1))
     total = within + between
     return {"within": within, "between": between, "between_share": between / total if total else float("nan")}
