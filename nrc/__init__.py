@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nrc.features.collect import CollapseMonitor, collect
+    from nrc.features.collect import collect
+    from nrc.features.monitor import CollapseMonitor
     from nrc.metrics import measure
     from nrc.moments import Moments
 
@@ -23,7 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = ["CollapseMonitor", "Moments", "__version__", "collect", "measure"]
 _HOMES = {
-    "CollapseMonitor": "nrc.features.collect",
+    "CollapseMonitor": "nrc.features.monitor",
     "Moments": "nrc.moments",
     "collect": "nrc.features.collect",
     "measure": "nrc.metrics",

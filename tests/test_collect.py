@@ -46,13 +46,21 @@ def test_every_layer_equals_measuring_its_features_directly():
     assert "last measured layer" in monitor.undefined["0"]["nrc1_centred"]
 
 
-def test_one_forward_pass_a_batch_and_no_trace_left():
+def test_one_forward_pass_a_batch_after_two_small_ones_and_no_trace_left():
     model, calls = mlp(), []
-    model.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    model.register_forward_hook(lambda module, args, out: calls.append((len(out), torch.is_grad_enabled())))
     model.train()
     model[1].eval()
     nrc.collect(model, batches())
-    assert calls == [False] * 3
+    assert calls == [(rows, False) for rows in (16, 16, 32, 32, 7)]
+    calls.clear()
+    nrc.collect(model, batches(), trust=True)
+    assert calls == [(rows, False) for rows in (32, 32, 7)]
+    monitor = nrc.CollapseMonitor(model)
+    monitor.measure(batches())
+    calls.clear()
+    monitor.measure(batches())
+    assert [rows for rows, _ in calls] == [32, 32, 7], "looked once for a monitor"
     assert model.training and not model[1].training
     assert all(not m._forward_hooks for m in model[0:5])
     assert all(p.grad is None for p in model.parameters())

@@ -59,3 +59,26 @@ def test_the_hugging_face_callback_logs_every_epoch() -> None:
     assert (first["epoch"], second["epoch"]) == (1.0, 2.0)
     assert 0 <= second["classifier/nrc1"] <= 1 and second["classifier/mse"] < first["classifier/mse"]
     assert second["bert.pooler.dense/noise"] != first["bert.pooler.dense/noise"]
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "head"),
+    [
+        ("hf_regression_head", "transformers", "score"),
+        ("sb3_policy", "stable_baselines3", "action_net"),
+        ("lora", "peft", "base_model.model.4"),
+    ],
+)
+def test_examples_of_other_libraries_find_the_head_or_are_skipped_with_a_line(name, package, head) -> None:
+    if importlib.util.find_spec(package) is None:
+        result = subprocess.run(
+            [sys.executable, str(EXAMPLES / f"{name}.py")],
+            capture_output=True, text=True, env={"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert result.returncode == 1 and result.stdout == ""
+        assert result.stderr == f"skipped: No module named '{package}'; " + result.stderr.partition("; ")[2]
+        assert result.stderr.count("\n") == 1 and "pip install" in result.stderr
+        return
+    monitor = load(name).main()
+    assert monitor.head == head and 0 <= monitor.table[head]["nrc1"] <= 1
+    assert monitor.table[head]["mse"] == monitor.table[head]["mse"] and not monitor.undefined[head].get("mse")

@@ -112,7 +112,7 @@ def prediction(model: nn.Module, x: Tensor) -> Tensor:
     ("make", "head", "judged"),
     [
         (Plain, "h", "h"), (Gauss, "mean", "mean"), (Named, "h", "h"), (AsDataclass, "h", "h"),
-        (Skip, None, "skip"), (Squashed, None, "h"), (Custom, None, "wide"), (Hooked, None, "h"),
+        (Skip, None, "skip"), (Squashed, None, "h"), (Custom, None, "wide"), (Hooked, "h", "h"),
     ],
 )  # fmt: skip
 def test_mse_is_the_networks_own_and_only_the_layer_that_puts_it_out_is_its_head(make, head, judged):

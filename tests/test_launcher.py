@@ -65,15 +65,18 @@ from hydra.plugins.sweeper import Sweeper
 class Halving(Sweeper):
     """Two batches: the second takes the better of the first."""
 
+    def __init__(self, **settings):
+        """Those of Hydra's own sweeper."""
+
     def setup(self, *, hydra_context, task_function, config):
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments):
-        first = self.launcher.launch([[*arguments, f"optim.weight_decay={wd}"] for wd in (0, 100)], 0)
+        first = self.launcher.launch([[*arguments, f"optim.weight_decay={wd}"] for wd in (0, 1)], 0)
         errors = [job.return_value for job in first]
-        best = (0, 100)[errors.index(min(errors))]
+        best = (0, 1)[errors.index(min(errors))]
         self.launcher.launch([[*arguments, f"optim.weight_decay={best}", "seed=7"]], 2)
 '''
 
@@ -106,17 +109,16 @@ def test_a_sweeper_from_elsewhere_gets_the_errors_of_the_runs(tmp_path: Path) ->
         "hydra.sweep.dir=runs",
     ]
     arguments = [a for a in arguments if a != "protocol.tau=0.5"]
-    # Hydra knows the parameters of its own sweeper alone
     result = subprocess.run(
-        [sys.executable, str(SCRIPTS / "train.py"), "-m", *arguments, "~hydra.sweeper.params",
-         "~hydra.sweeper.max_batch_size", "hydra.sweep.subdir=${hydra.job.num}-${slug:hydra.job.override_dirname}"],
+        [sys.executable, str(SCRIPTS / "train.py"), "-m", *arguments,
+         "hydra.sweep.subdir=${hydra.job.num}-${slug:hydra.job.override_dirname}"],
         cwd=tmp_path, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPO}", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     names = sorted(path.parent.name for path in (tmp_path / "runs").glob("*/snapshots.npz"))
     assert [name[0] for name in names] == ["0", "1", "2"]
-    assert "optim.weight_decay_0" in names[2] and "seed_7" in names[2]  # decay 100 kills everything
+    assert "optim.weight_decay_0" in names[2] and "seed_7" in names[2]  # a decay of 1 kills everything
 
 
 def test_output_that_nobody_reads_ends_the_program_quietly(tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_a_locale_without_utf8(tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     recorded = yaml.safe_load((tmp_path / "run/config.yaml").read_text(encoding="utf-8"))
-    assert recorded["data"]["path"] == name
+    assert recorded["data"]["path"].encode("ascii", "surrogateescape").decode() == name
 
 
 ELSEWHERE = """
@@ -162,7 +164,8 @@ for name in ("SIGUSR1", "SIGUSR2", "SIGHUP"):
     delattr(signal, name)
 import nrc
 for module in pkgutil.walk_packages(nrc.__path__, "nrc."):
-    importlib.import_module(module.name)
+    if module.name != "nrc.cli.slurm":  # SLURM is for Linux
+        importlib.import_module(module.name)
 from nrc.training import stopping, members
 assert [number.name for number in stopping.SIGNALS] == ["SIGINT", "SIGTERM"]
 assert members.cores() == os.cpu_count()

@@ -127,8 +127,9 @@ def group_settings(cfg: DictConfig, group: str) -> Any:
     node = cfg[group].copy()
     if not found.__module__.startswith("nrc."):
         known = {field.name for field in fields(found)}
-        for key in set(node) - known - {"_target_"}:
-            del node[key]
+        with open_dict(node):
+            for key in set(node) - known - {"_target_"}:
+                del node[key]
     return typed(found, node, group)
 
 
@@ -156,9 +157,14 @@ class Experiment:
 @cache
 def experiments() -> dict[str, DictConfig]:
     """File of conf/experiment -> what it says of itself (the headline not yet looked up), in alphabetical order."""
-    files = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
-    found = {file.stem: cast(DictConfig, OmegaConf.load(file)) for file in files}
-    return {name: file.experiment for name, file in found.items() if "experiment" in file}
+    return {file.stem: _declared(file.stem) for file in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))}
+
+
+def _declared(name: str) -> DictConfig:
+    """The `experiment` block of a file, on top of those of the files that its defaults list names."""
+    file = cast(DictConfig, OmegaConf.load(ROOT / "conf" / "experiment" / f"{name}.yaml"))
+    parents = [entry for entry in file.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    return cast(DictConfig, OmegaConf.merge(*map(_declared, parents), file.get("experiment", {})))
 
 
 def run_settings(cfg: DictConfig, overrides: Iterable[str] = ()) -> RunSettings:

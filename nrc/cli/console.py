@@ -63,6 +63,12 @@ def one_line(error: BaseException) -> str:
         return "SLURM needs Hydra's submitit launcher: pip install 'nrc[slurm]'"
     if isinstance(error, MissingConfigException) and error.options:
         return f"there is no {error.missing_cfg_file}; choose one of {', '.join(error.options)}"
+    missing = re.search(r"Could not find '(recipe/[^']+)'", text)
+    if missing:
+        return (
+            f"there is no {missing[1]}; name a data set and a protocol, e.g. recipe=swimmer/quick, or recipe=default/quick "
+            "for data without a recipe"
+        )
     unknown = re.match(r"Could not override '([^']+)'", text)
     if unknown:
         group = unknown[1].partition(".")[0]

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from types import FrameType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # Windows has the first two
@@ -28,10 +29,11 @@ def hear_signals() -> None:
     for number in numbers:
         signal.signal(number, leave)
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the shell, as in `>&-`
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell, as in `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process lives)
-        else:
-            getattr(sys, name).reconfigure(errors="backslashreplace")  # for a locale without the characters
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for a locale that lacks a character
 
 
 def run(module: str) -> None:

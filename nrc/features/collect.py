@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nrc.arrays import unpack
 from nrc.errors import UserError
-from nrc.features.hooks import Taps
+from nrc.features import ranks
+from nrc.features.hooks import FeatureHooks, Read, finish
+from nrc.features.inputs import Placing, called, other_types, unpack
 from nrc.features.layers import OUT, default_layers, measured_layers, reading_weight, unwrapped
 from nrc.features.modes import evaluating
+from nrc.features.prediction import Prediction
+from nrc.features.probe import Plan, by_type, probe, same_random_numbers
+from nrc.features.weights import Applied
 from nrc.metrics.assemble import Metrics, evaluate
-from nrc.metrics.layer import Layer
-from nrc.metrics.linalg import weight_spectrum
+from nrc.metrics.layer import Layer, Maker
+from nrc.metrics.linalg import WeightSpectrum, weight_spectrum
 from nrc.moments import Moments
 
 KEEP_BYTES = 256 << 20
 MAX_FEATURES = 4096
 POSITIONS = ("pool", "all")
+KNOWN = Applied()
+Output = str | int | Callable[[Any], Tensor]
 
 
 class Collected(dict[str, Moments]):
@@ -32,15 +36,30 @@ class Collected(dict[str, Moments]):
     Attributes:
         skipped: label -> why a layer is not among them.
         head: label of the layer whose W h + b is the network's output, or that was named as such; None: none is.
-        error: mean |output - y|^2 of the network where that is not the head's W h + b; None: it is, or the
-            network put out nothing of the targets' shape.
+        error: mean |output - y|^2 of the network where that is not the head's W h + b; None: it is, or there is no
+            prediction.
+        no_prediction: why there is none; empty where there is.
+        weights: label -> the weight and bias that the layer applied.
+        outputs: the rows of the head's weight that predict the targets; None: all.
+        groups: name of a group -> the same of its rows alone.
     """
 
     def __init__(
-        self, moments: Mapping[str, Moments], skipped: dict[str, str], head: str | None, error: float | None
+        self,
+        moments: Mapping[str, Moments],
+        skipped: Mapping[str, str],
+        head: str | None,
+        error: float | None,
+        *,
+        no_prediction: str = "",
+        weights: Mapping[str, Applied] | None = None,
+        outputs: Sequence[int] | None = None,
+        groups: Mapping[Hashable, Collected] | None = None,
     ) -> None:
         super().__init__(moments)
-        self.skipped, self.head, self.error = skipped, head, error
+        self.skipped, self.head, self.error = dict(skipped), head, error
+        self.no_prediction, self.weights, self.outputs = no_prediction, dict(weights or {}), outputs
+        self.groups = dict(groups or {})
 
 
 def collect(
@@ -49,29 +68,49 @@ def collect(
     layers: Sequence[str] | None = None,
     *,
     head: str | None = None,
+    output: Output | None = None,
+    outputs: Sequence[int] | None = None,
+    channels: Mapping[str, int] | None = None,
+    groups: Any = None,
     max_features: int = MAX_FEATURES,
     keep_bytes: int = KEEP_BYTES,
     positions: str = "pool",
+    all_ranks: bool = True,
+    trust: bool = False,
 ) -> Collected:
     """Moments of all layers in one forward pass over the data, in evaluation mode, without gradients.
+
+    Before it a few samples of the first batch are run in two orders: that tells which axis of a layer holds the
+    samples, whether it sees them in the order of the targets, and whether the output is random.
 
     Args:
         model: any module; its training mode is restored afterwards and nothing stays attached to it. Inside
             DataParallel, DistributedDataParallel or torch.compile the network itself is run, by its own names.
         batches: pairs (inputs, targets) or triples with a mask, tensors or arrays. inputs: (B, ...), a tuple or
-            list of them, or a dict that the model takes by keyword. targets: (B, n) or (B,); for features at
+            list of them, or a dict that the model takes by keyword (or as its one argument). They keep their type
+            where the network takes it, else they get that of its parameters. targets: (B, n) or (B,); for features at
             every position, (B, T, d), targets (B, T, n). mask: bool, the targets' shape without n, True where a
-            row counts. Where B = T the first half of the batch is run once more, to see which axis is which.
+            row counts.
         layers: names as in `named_modules()` (or the model's own labels); a layer is measured at its input,
             with suffix ':out' at its output. None: the model's `measured_layers()`, else every Linear,
-            convolution and self-attention (at its fused in-projection).
-        head: the layer whose weight counts as the last one, W. None: the Linear whose W h + b is the network's
-            output (or the first tensor in it that has the targets' shape), found by comparing the two.
+            convolution, self-attention (at its fused in-projection) and module that acts as one linear layer.
+        head: the layer whose weight counts as the last one, W. None: the layer whose output is the prediction, bit
+            by bit, found by comparing the two.
+        output: which part of the network's output is the prediction: a key, an attribute, an index, or a function of
+            the output. None: the tensor of the targets' shape, if there is one alone.
+        outputs: the columns of the prediction and rows of W that belong to the targets, say [0, 1] of a head that
+            puts out two means and two variances. None: all.
+        channels: label -> axis of its features, where that cannot be told from the modules around it.
+        groups: labels of the samples: (N,) in the order of the batches, or a function of a batch that gives (B,).
+            Each group gets moments of its own: `Collected.groups`.
         max_features: a wider layer is left out unless `layers` or `head` names it; d features take 16 d^2 bytes.
         keep_bytes: the last layer's features are kept up to this size, for `nrc1_centred`, which needs their
             mean first.
         positions: "pool" averages maps (B, c, h, w) over positions; "all" takes every position as a sample,
             with its image's targets.
+        all_ranks: inside torch.distributed put the moments of all ranks together, each over its own batches; every
+            rank must call. False: this rank alone.
+        trust: take sizes and stored weights as they are, without the passes before (for networks known to be plain).
 
     Returns:
         label -> Moments, in forward order.
@@ -87,7 +126,11 @@ def collect(
         >>> {label: (m.count, m.d) for label, m in moments.items()}, moments.head
         ({'0': (48, 4), '2': (48, 8)}, '2')
     """
-    found = _collect(model, batches, layers, head, max_features, keep_bytes, positions)
+    reader = Reader(
+        model, layers, head=head, output=output, outputs=outputs, channels=channels, max_features=max_features,
+        positions=positions, all_ranks=all_ranks, trust=trust,
+    )  # fmt: skip
+    found = reader.collect(batches, keep_bytes=keep_bytes, groups=groups)
     if found.skipped:
         named = [f"'{label}' {reason}" for label, reason in found.skipped.items()]
         more = f"; and {len(named) - 3} more: CollapseMonitor.skipped lists all" if len(named) > 3 else ""
@@ -95,76 +138,235 @@ def collect(
     return found
 
 
-def _collect(
-    model: nn.Module,
-    batches: Iterable[Any],
-    layers: Sequence[str] | None,
-    head: str | None,
-    max_features: int,
-    keep_bytes: int = KEEP_BYTES,
-    positions: str = "pool",
-) -> Collected:
-    """`collect` without the warning."""
-    if positions not in POSITIONS:
-        raise UserError(f"positions is {positions!r}; choose pool or all")
-    try:
-        batches = iter(batches)
-    except TypeError:
-        what = type(batches).__name__
-        raise UserError(
-            f"batches is {what}; give a list or a DataLoader of pairs (inputs, targets)"
-        ) from None
-    chosen = measured_layers(model, layers, head)
-    network = unwrapped(model)
-    parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
-    named = {label for label in chosen if layers is not None or label == head}
-    taps = Taps(chosen, named, keep_bytes, max_features, every_position=positions == "all")
-    try:
-        with evaluating(network):
-            for batch in batches:
-                args, kwargs, y, mask = unpack(batch, parameter)
-                if taps.ambiguous(y):
-                    _look(network, taps, args, kwargs, y)
-                taps.begin_batch(y, mask)
-                taps.end_batch(network(*args, **kwargs))
-    finally:
-        taps.close()
-    if not taps.batches:
-        raise UserError(
-            "batches gave nothing: it is empty, or an iterator that is used up; give a list or a DataLoader"
+class Reader:
+    """Collects again and again from one model; what the first pass showed of its layers is kept. See `collect`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str] | None = None,
+        *,
+        head: str | None = None,
+        output: Output | None = None,
+        outputs: Sequence[int] | None = None,
+        channels: Mapping[str, int] | None = None,
+        max_features: int = MAX_FEATURES,
+        positions: str = "pool",
+        all_ranks: bool = True,
+        trust: bool = False,
+    ) -> None:
+        if positions not in POSITIONS:
+            raise UserError(f"positions is {positions!r}; choose pool or all")
+        self.model, self.layers, self.head = model, layers, head
+        self.output, self.outputs = output, _columns(outputs)
+        self.channels = dict(channels or {})
+        self.max_features, self.every_position = max_features, positions == "all"
+        self.all_ranks, self.trust = all_ranks, trust
+        self.chosen = measured_layers(model, layers, head)  # a wrong name fails here, before training starts
+        if unknown := [label for label in self.channels if label not in self.chosen]:
+            raise UserError(
+                f"channels names '{unknown[0]}', which is not measured; name it in layers=[...], too"
+            )
+        self.plan: Plan | None = None
+        self._cast: bool | None = None
+
+    def collect(
+        self, batches: Iterable[Any], *, keep_bytes: int = KEEP_BYTES, groups: Any = None
+    ) -> Collected:
+        """One pass over these batches, without a warning."""
+        try:
+            batches = iter(batches)
+        except TypeError:
+            what = type(batches).__name__
+            raise UserError(
+                f"batches is {what}; give a list or a DataLoader of pairs (inputs, targets)"
+            ) from None
+        several = self.all_ranks and ranks.several()
+        self.chosen = measured_layers(self.model, self.layers, self.head)
+        hooks: FeatureHooks | None = None
+        try:
+            hooks = self._pass(batches, keep_bytes, groups)
+        except Exception as error:
+            if not several:
+                raise
+            ranks.raise_together(error)
+        if several:
+            ranks.raise_together(None)
+        assert hooks is not None
+        read, prediction, centre = hooks.read, hooks.prediction, None
+        if several:
+            read, centre = ranks.merge(read)
+            codes = prediction.merge(ranks.gathered(prediction.summary(hooks.group_codes)))
+        else:
+            codes = hooks.group_codes
+        skipped = self._leave_out(read)
+        moments = finish(read, keep_bytes, centre)
+        if several and read.last in moments:
+            ranks.add_centred(moments[read.last])
+        made = prediction.maker
+        if made not in moments or read.weights.get(made, KNOWN).reason:
+            made = None  # its W h + b is not the output, or there is no such W
+        head = self.head or made
+        own = head is not None and head == made  # mse is then that of W h + b
+        shared: dict[str, Any] = {
+            "no_prediction": prediction.reason, "weights": read.weights, "outputs": self.outputs,
+        }  # fmt: skip
+        parts = {
+            name: Collected(
+                {label: _named_missing(found[label]) for label in moments if label in found},
+                {}, head, None if own else prediction.error_of(codes[name]), **shared,
+            )
+            for name, found in read.groups.items()
+        }  # fmt: skip
+        return Collected(moments, skipped, head, None if own else prediction.error, groups=parts, **shared)
+
+    def _pass(self, batches: Iterable[Any], keep_bytes: int, groups: Any) -> FeatureHooks:
+        network = unwrapped(self.model)
+        like = next((p for p in network.parameters() if p.is_floating_point()), None)
+        sharded = any(hasattr(p, "full_tensor") for p in network.parameters()) or any(
+            hasattr(module, "_fsdp_wrapped_module") for module in network.modules()
         )
-    skipped = default_layers(model)[1]
-    for label in chosen:
-        times = taps.ran[label]
-        if label not in taps.skipped and times < taps.batches:
+        labels = _Labels(groups)
+        hooks: FeatureHooks | None = None
+        try:
+            with evaluating(network):
+                for batch in batches:
+                    args, kwargs, y, mask = self._unpacked(network, batch, like)
+                    if hooks is None:
+                        plan = self._planned(network, args, kwargs, y, sharded)
+                        named = {
+                            label for label in self.chosen if self.layers is not None or label == self.head
+                        }
+                        hooks = FeatureHooks(
+                            self.chosen, plan,
+                            Prediction(self.head, self.output, self.outputs, plan.random, plan.disordered),
+                            named=named, head=self.head, keep_bytes=keep_bytes, max_features=self.max_features,
+                            every_position=self.every_position, check_weights=not self.trust,
+                            copy_weights=sharded,
+                        ).__enter__()  # fmt: skip
+                    hooks.run(network, args, kwargs, y, mask, labels.of(batch, len(y)))
+        finally:
+            if hooks is not None:
+                hooks.__exit__()
+        if hooks is None:
+            raise UserError(
+                "batches gave nothing: it is empty, or an iterator that is used up; give a list or a DataLoader"
+            )
+        labels.end()
+        return hooks
+
+    def _unpacked(
+        self, network: nn.Module, batch: Any, like: Tensor | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any], Tensor, Tensor | None]:
+        copy = not self.trust
+        cast = self.trust or bool(self._cast)
+        args, kwargs, y, mask = unpack(batch, Placing.on(like, cast=cast, copy=copy))
+        args, kwargs = called(network, args, kwargs)
+        if self._cast is None and not self.trust and other_types(args, kwargs, like):
+            again = unpack(batch, Placing.on(like, cast=False, copy=True))[:2]
+            with same_random_numbers():
+                try:  # as the network gets them in training
+                    network(*called(network, *again)[0], **called(network, *again)[1])
+                    self._cast = False
+                except Exception:
+                    self._cast = True
+            return self._unpacked(network, batch, like)
+        return args, kwargs, y, mask
+
+    def _planned(self, network: nn.Module, args: Any, kwargs: Any, y: Tensor, sharded: bool) -> Plan:
+        if self.plan is not None and self.plan.complete:
+            return self.plan
+        if self.trust:
+            self.plan = by_type(self.chosen, self.channels)
+        else:
+            with same_random_numbers():
+                self.plan = probe(network, self.chosen, args, kwargs, y, self.channels, sharded=sharded)
+            reasons = default_layers(self.model)[1]
+            # a module that might have been one linear layer, and is none: why it is not measured is known by then
+            self.plan.left_out = {
+                label: why
+                or reasons.get(
+                    label, "is not affine in its input, so it has no weight; its parts are measured"
+                )
+                for label, why in self.plan.left_out.items()
+            }
+        return self.plan
+
+    def _leave_out(self, read: Read) -> dict[str, str]:
+        """Layers that did not run in every batch, and all that are not measured with the reasons.
+
+        Raises:
+            UserError: no layer is left, or one that the user named.
+        """
+        skipped = default_layers(self.model)[1]
+        named = {label for label in self.chosen if self.layers is not None or label == self.head}
+        for label in self.chosen:
+            times = read.ran[label]
+            if label in read.skipped or times >= read.batches:
+                continue
             never = skipped.get(label.removesuffix(OUT), "did not run in the forward pass")
-            taps.refuse(label, f"ran in {times} of {taps.batches} batches" if times else never)
-    if not taps.moments:
-        why = [f"no layer could be measured: '{label}' {reason}" for label, reason in taps.skipped.items()]
-        raise UserError(why[0] if why else "no row of the batches counts: they are empty or masked")
-    made = taps.prediction.maker
-    made = made if made in taps.moments else None
-    head = head or made
-    error = taps.prediction.error if head is None or head != made else None
-    skipped = skipped | taps.skipped if layers is None else {}
-    return Collected(taps.finish(keep_bytes), skipped, head, error)
+            reason = f"ran in {times} of {read.batches} batches" if times else never
+            if label in named:
+                raise UserError(f"layer '{label}' {reason}; or leave it out of layers=[...]")
+            read.skipped[label] = reason
+            read.moments.pop(label, None)
+        if not read.moments:
+            # what is wrong with a layer says more than that another one is none
+            why = sorted(read.skipped.items(), key=lambda entry: entry[0] in skipped)
+            raise UserError(
+                f"no layer could be measured: '{why[0][0]}' {why[0][1]}"
+                if why
+                else "no row of the batches counts: they are empty or masked"
+            )
+        if self.layers is not None:
+            return {}
+        for label, reason in skipped.items():
+            # seen but not read as a layer: what to measure instead is in the first reason
+            if read.skipped.get(label, "").startswith("sees "):
+                read.skipped[label] = reason
+        return {
+            label: reason for label, reason in (skipped | read.skipped).items() if label not in read.moments
+        }
 
 
-def _look(network: nn.Module, taps: Taps, args: Any, kwargs: Any, y: torch.Tensor) -> None:
-    """As many sequences as positions: half the batch shows which layers put the batch first."""
-    half = len(y) // 2
+def _columns(outputs: Any) -> list[int] | None:
+    if outputs is None:
+        return None
+    columns = [outputs] if isinstance(outputs, int) else list(outputs)
+    if not columns or not all(isinstance(k, int) and not isinstance(k, bool) and k >= 0 for k in columns):
+        raise UserError(
+            f"outputs is {outputs!r}; give the numbers of the columns that predict the targets, say [0, 1]"
+        )
+    return columns
 
-    def cut(values: Any) -> Any:
-        if isinstance(values, dict):
-            return {name: cut(value) for name, value in values.items()}
-        if type(values) in (tuple, list):
-            return type(values)(map(cut, values))
-        whole = isinstance(values, torch.Tensor) and values.ndim and len(values) == len(y)
-        return values[:half] if whole else values
 
-    taps.begin_batch(y[:half], None, only_look=True)
-    with suppress(Exception):  # a mask (T, T) was cut, say: then what is not known yet is left out
-        taps.end_batch(network(*cut(args), **cut(kwargs)))
+def _named_missing(moments: Moments) -> Moments:
+    moments.centred_missing = "a group's features are not kept for a second pass"
+    return moments
+
+
+@dataclass
+class _Labels:
+    """The labels of the samples, a batch at a time."""
+
+    groups: Any
+    at: int = 0
+
+    def of(self, batch: Any, rows: int) -> Any:
+        if self.groups is None or callable(self.groups):
+            return None if self.groups is None else self.groups(batch)
+        part = self.groups[self.at : self.at + rows]
+        if len(part) != rows:
+            raise UserError(
+                f"groups has {len(self.groups)} labels, fewer than there are samples; give one for each, in the order of "
+                "the batches"
+            )
+        self.at += rows
+        return part
+
+    def end(self) -> None:
+        if self.groups is not None and not callable(self.groups) and self.at < len(self.groups):
+            raise UserError(f"groups has {len(self.groups)} labels for {self.at} samples; give one for each")
 
 
 def measure_layers(
@@ -183,6 +385,28 @@ def measure_layers(
         2.0
     """
     return measure_splits(model, {"": moments}, rank=rank, only=only)[""]
+
+
+def layers_of(
+    splits: Sequence[Moments],
+    weight: Any,
+    bias: Any,
+    *,
+    maps_to_targets: bool,
+    rank: int | None = None,
+    maker: Maker | str | None = None,
+) -> list[Layer]:
+    """One layer on several sets. The first is the training set: the others take their linear map, their Sigma and
+    the number of target directions from there, and no eigenproblem is solved for them that no metric asks for."""
+    spectrum = weight if weight is None or isinstance(weight, WeightSpectrum) else weight_spectrum(weight)
+    found: list[Layer] = []
+    for moments in splits:
+        train = found[0] if found else None
+        layer = Layer.of(
+            moments, spectrum, bias, rank=rank, maps_to_targets=maps_to_targets, linear_map_from=train
+        )
+        found.append(layer if train is not None else replace(layer, maker=maker))
+    return found
 
 
 def measure_splits(
@@ -207,79 +431,59 @@ def measure_splits(
         UserError: features, targets or a weight that are not finite, by the name of the layer.
     """
     first = next(iter(splits.values()))
-    head = first.head if isinstance(first, Collected) else None
-    judged = head or list(first)[-1]
+    pass_ = first if isinstance(first, Collected) else Collected(first, {}, None, None)
+    judged = pass_.head or list(first)[-1]
     chosen = None if only is None else list(only)
     table: dict[str, dict[str, Metrics]] = {split: {} for split in splits}
     # in training mode the mere read of a spectral-normed weight changes it, and an adapter's is not merged
     with evaluating(unwrapped(model)):
         for label, module in measured_layers(model, list(first)).items():
-            weight, bias = (None, None) if label.endswith(OUT) else reading_weight(module)
-            train = None
+            applied = _applied(label, module, pass_)
+            weight, bias, is_head = applied.weight, applied.bias, label == pass_.head and not applied.reason
+            if label == pass_.head and weight is not None and bias is not None:
+                weight = weight.flatten(1) if set(weight.shape[2:]) == {1} else weight
+                if pass_.outputs is not None and len(weight) > max(pass_.outputs):
+                    weight, bias = weight[pass_.outputs], bias[pass_.outputs]
+            here = [split for split, moments in splits.items() if label in moments]
             try:
-                decomposed = None if weight is None else weight_spectrum(weight)
-                for split, moments in splits.items():
-                    layer = Layer.of(
-                        moments[label],
-                        decomposed,
-                        bias,
-                        rank=rank,
-                        maps_to_targets=label == head,
-                        linear_map_from=train,
-                    )
-                    train = train or layer
+                layers = layers_of(
+                    [splits[split][label] for split in here], weight, bias, rank=rank, maps_to_targets=is_head
+                )
+                for split, layer in zip(here, layers, strict=True):
+                    moments = splits[split]
                     if label == judged and isinstance(moments, Collected):
                         layer = replace(layer, error=moments.error)
-                    table[split][label] = evaluate(layer, chosen)
+                    found = evaluate(layer, chosen)
+                    table[split][label] = _with_reasons(found, moments, applied, label == judged)
             except UserError as error:
                 raise UserError(f"layer '{label}': {error}") from None
     return table
 
 
-class CollapseMonitor:
-    """Collapse metrics of somebody else's network, inside somebody else's training loop.
+def _applied(label: str, module: nn.Module, collected: Collected) -> Applied:
+    if label.endswith(OUT):
+        return Applied()
+    if label in collected.weights:
+        return collected.weights[label]
+    return Applied(*reading_weight(module))
 
-    Args:
-        model, layers, head, max_features: as for `collect`.
-        rank: number of target directions r; None: the numerical rank of the targets.
 
-    Attributes:
-        head: the layer whose W h + b is the network's output in the latest measurement, or the one named; None: none.
-        undefined: layer -> metric -> why it is NaN, for the latest measurement.
-        skipped: layer -> why it is not measured (attention's output projection, shared modules, token features
-            where there is one target a sequence, ...); complete after the first measurement.
+def _with_reasons(found: Metrics, moments: Mapping[str, Moments], applied: Applied, judged: bool) -> Metrics:
+    """The reasons that the pass knows better than the moments do; no error where there is no prediction."""
+    values, undefined = dict(found.values), dict(found.undefined)
+    reason = moments.no_prediction if isinstance(moments, Collected) and judged else ""
+    if reason and not _missing_alone(moments, values):
+        for name in values.keys() & {"mse", "r2"}:
+            values[name], undefined[name] = float("nan"), reason
+    if applied.reason:
+        undefined = {
+            name: applied.reason if why == "no weight was given" else why for name, why in undefined.items()
+        }
+    return Metrics(values, undefined)
 
-    Example:
-        >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
-        >>> monitor = CollapseMonitor(model)
-        >>> table = monitor.measure([(torch.randn(64, 4), torch.randn(64, 2))])
-        >>> sorted(table), monitor.head, 0 < table["2"]["noise"] < 1
-        (['0', '2'], '2', True)
-    """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Sequence[str] | None = None,
-        *,
-        rank: int | None = None,
-        head: str | None = None,
-        max_features: int = MAX_FEATURES,
-    ) -> None:
-        measured_layers(model, layers, head)  # a wrong name fails here, before training starts
-        self.skipped = default_layers(model)[1] if layers is None else {}
-        self.model = model
-        self.layers = layers
-        self.rank = rank
-        self.head = head
-        self.max_features = max_features
-        self.undefined: dict[str, dict[str, str]] = {}
-        self._named_head = head
-
-    def measure(self, batches: Iterable[Any]) -> dict[str, dict[str, float]]:
-        """Layer -> metric -> value over these (inputs, targets), as the network is now; see `collect`."""
-        found = _collect(self.model, batches, self.layers, self._named_head, self.max_features)
-        table = measure_layers(self.model, found, rank=self.rank)
-        self.skipped, self.head = found.skipped, found.head
-        self.undefined = {label: metrics.undefined for label, metrics in table.items()}
-        return {label: metrics.values for label, metrics in table.items()}
+def _missing_alone(moments: Mapping[str, Moments], values: Mapping[str, float]) -> bool:
+    """The network put out nothing of the targets' shape, and the layer that the user named stands for it."""
+    reason = moments.no_prediction if isinstance(moments, Collected) else ""
+    mse = values.get("mse", float("nan"))
+    return reason.startswith("the network put out nothing") and mse == mse

@@ -1,187 +1,330 @@
-"""The hooks that read the measured layers of a network."""
+"""The hooks that read the measured layers of a network, batch by batch."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from nrc.arrays import dense
 from nrc.errors import UserError
-from nrc.features.layers import CONVOLUTIONS, OUT
+from nrc.features.layers import CONVOLUTIONS, OUT, is_layer, may_be_linear
 from nrc.features.prediction import Prediction
+from nrc.features.probe import Plan, input_of, output_of
+from nrc.features.rows import ORDER, Arrangement, Unmeasurable, arrange
+from nrc.features.tensors import plain
+from nrc.features.weights import Applied, applied_weight, sample
 from nrc.moments import Moments
 
 
-class Unmeasurable(Exception):
-    """Why a layer has no measurement; the text follows "layer 'name'"."""
+@dataclass
+class Read:
+    """What a pass read, before it is merged with that of other ranks.
 
-
-def _input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if not isinstance(module, nn.MultiheadAttention):
-        return next(iter((*args, *kwargs.values())), None)
-    given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-    if not given["query"] is given["key"] is given["value"]:
-        raise Unmeasurable("attends to another input than its own, so its in-projection has no one input")
-    return given["query"]
-
-
-def _rows(
-    module: nn.Module, x: Any, y: Tensor, mask: Tensor | None, every_position: bool
-) -> tuple[Tensor, Tensor]:
-    """One row per target row: sequences flattened together with their targets, other maps averaged.
-
-    With `every_position` a map has a row for each of its positions, all with the targets of their image.
+    Attributes:
+        moments: label -> moments, in forward order.
+        groups: name of a group -> label -> moments.
+        weights: label -> the weight that it applied.
+        skipped: label -> why it has no moments.
+        kept: the last layer's features, for their directions about the mean; None: too many.
     """
-    if isinstance(x, tuple | list) and x:
-        x = x[0]  # what recurrent and attention layers put out first
-    if not isinstance(x, Tensor):
-        raise Unmeasurable(f"passes {type(x).__name__}, not a tensor; measure a layer inside it")
-    x = dense(x.detach())
-    if isinstance(module, CONVOLUTIONS) or (x.ndim == 4 and not isinstance(module, nn.Linear | nn.LayerNorm)):
-        positions = x.movedim(1, -1)
-        if x.ndim > 2 and every_position and y.ndim == 2 and len(x) == len(y):
-            many = positions[0, ..., 0].numel()
-            x, y = positions.flatten(0, -2), y.repeat_interleave(many, 0)
-            mask = None if mask is None else mask.repeat_interleave(many, 0)
-        elif x.ndim > 2:
-            fits = positions.shape[:-1] == y.shape[:-1]
-            x = positions if fits else x.mean(tuple(range(2, x.ndim)))
-    if x.shape[:-1] != y.shape[:-1] or x.ndim < 2:
-        remedy = "give one target row per feature row, (B, T, n) for (B, T, d)"
-        if x.ndim < 2:
-            remedy = "the inputs have no batch axis: wrap a data set into a DataLoader"
-        if x.ndim > 2 and y.ndim == 2:
-            remedy = (
-                "it has a feature row for every position, but there is one target row per sample: "
-                "measure after the pooling, or give targets (B, T, n)"
-            )
-        raise Unmeasurable(f"sees {tuple(x.shape)} but the targets are {tuple(y.shape)}; {remedy}")
-    x, y = x.flatten(0, -2), y.flatten(0, -2)
-    if mask is not None:
-        kept = mask.flatten()
-        x, y = x[kept.to(x.device)], y[kept]
-    return x, y
+
+    moments: dict[str, Moments] = field(default_factory=dict)
+    groups: dict[Hashable, dict[str, Moments]] = field(default_factory=dict)
+    weights: dict[str, Applied] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    ran: Counter[str] = field(default_factory=Counter)
+    batches: int = 0
+    last: str = ""
+    kept: list[Tensor] | None = field(default_factory=list)
 
 
-class Taps:
-    """Hooks on the measured layers that add every forward pass to their moments, until `close`.
+class FeatureHooks:
+    """A context manager: inside it, `run` sends a batch through the network and adds what the layers see to `read`.
 
-    Call `begin_batch` before each forward pass and `end_batch` after it. A layer that cannot be measured, or has
-    more than `max_features`, goes to `skipped` with the reason; those `named` by the user have no such limit, and
-    raise.
+    Args:
+        layers: label -> module; with the suffix ':out' its output is read.
+        plan: how to read them.
+        named: labels that the user asked for: no limit of width, and an error where one cannot be measured.
+        head: the label named as the last layer, whose features are kept.
+        check_weights: compare W h + b with the layers' outputs in the first batch, and take what they apply.
+        copy_weights: the weights are gone after the pass (they are gathered for it alone).
     """
 
     def __init__(
         self,
-        layers: dict[str, nn.Module],
+        layers: Mapping[str, nn.Module],
+        plan: Plan,
+        prediction: Prediction,
+        *,
         named: set[str],
+        head: str | None,
         keep_bytes: int,
         max_features: int,
-        *,
         every_position: bool,
+        check_weights: bool = True,
+        copy_weights: bool = False,
     ) -> None:
-        self.moments: dict[str, Moments] = {}
-        self.skipped: dict[str, str] = {}
-        self.ran: Counter[str] = Counter()
-        self.batches = 0
-        self.prediction = Prediction()
-        self._targets: Tensor | None = None
-        self._mask: Tensor | None = None
-        self._made: dict[str, Tensor] = {}  # label -> W h + b of the layers with n outputs, in this batch
-        self._named = named
-        self._seen: set[str] = set()
-        self._budget = keep_bytes
-        self._every_position = every_position
-        self._max_features = max_features
-        self._kept: list[Tensor] = []
-        self._last = ""  # the last measured layer in forward order, known after the first batch
+        self.read = Read()
+        self.prediction = prediction
+        self._layers, self._plan, self._named, self._head = layers, plan, named, head
+        self._budget, self._max_features, self._every_position = keep_bytes, max_features, every_position
+        self._check_weights, self._copy_weights = check_weights, copy_weights
+        self._busy = True  # until `run`
         self._first_batch = True
-        self._labels = set(layers)
-        self._batch_first: set[str] = set()  # layers whose first axis was seen to be that of the targets
-        self._looking = False
-        self._handles = [
-            module.register_forward_hook(self._hook(label, label.endswith(OUT)), with_kwargs=True)
-            for label, module in layers.items()
-        ]
+        self._handles: list[Any] = []
+        self._group_names: dict[Hashable, int] = {}
+        self._batch: _Batch
 
-    def ambiguous(self, y: Tensor) -> bool:
-        """Whether a layer that puts positions before sequences would go unnoticed: there are as many of both."""
-        square = y.ndim > 2 and y.shape[0] == y.shape[1] > 1
-        return square and not self._labels <= self._batch_first | self.skipped.keys()
+    def __enter__(self) -> FeatureHooks:
+        for label, module in self._layers.items():
+            if (reason := self._plan.left_out.get(label)) is not None and label not in self._named:
+                self.read.skipped[label] = reason
+                continue
+            if label.endswith(OUT):
+                self._handles.append(module.register_forward_hook(self._after(label), with_kwargs=True))
+                continue
+            # before the module runs: it may overwrite its input
+            self._handles.append(module.register_forward_pre_hook(self._before(label), with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._made(label)))
+        return self
 
-    def begin_batch(self, y: Tensor, mask: Tensor | None, *, only_look: bool = False) -> None:
-        """Say which targets (B, ..., n) belong to the next forward pass, and which of their rows count.
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
 
-        With `only_look` nothing is added: the pass shows which layers put the batch first.
-        """
-        self._targets, self._mask, self._looking = y, mask, only_look
+    def run(
+        self, network: nn.Module, args: Any, kwargs: Any, y: Tensor, mask: Tensor | None, groups: Any = None
+    ) -> None:
+        """Send one batch through, with its targets (B, ..., n), the rows of them that count and their groups."""
+        codes = None if groups is None else self._codes(groups, y)
+        fold = self._plan.fold
+        unfolded = [t if t is None or fold is None else fold.unfold(t) for t in (y, mask, codes)]
+        self._batch = _Batch(*unfolded)  # type: ignore[arg-type]
+        self._busy = False
+        try:
+            out = network(*args, **kwargs)
+        finally:
+            self._busy = True
+        batch = self._batch
+        found = self.prediction.add(out, y, mask, batch.made, codes, batch.later_made(y))
+        for label in list(batch.later):
+            self._guarded(label, partial(self._late, label, found, y, mask, codes))
+        self._first_batch = self._first_batch and not self.read.moments
+        self.read.batches += 1
+        self.read.ran.update(batch.ran)
 
-    def end_batch(self, out: Any) -> None:
-        """Take what the network put out."""
-        if self._targets is not None and self._looking:
-            self.prediction.look(out, self._targets)
-        elif self._targets is not None:
-            self.prediction.add(out, self._targets, self._mask, self._made)
-            if self.moments:
-                self._first_batch = False
-            self.batches += 1
-            self.ran.update(self._seen)
-        self._seen, self._targets, self._mask, self._made = set(), None, None, {}
-
-    def _hook(self, label: str, output: bool) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-            y = self._targets
-            if y is None or label in self.skipped:
+    def _before(self, label: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if self._busy or label in self.read.skipped:
                 return
-            try:
-                x = out if output else _input(module, args, kwargs)
-                rows = _rows(module, x, y, self._mask, self._every_position)
-                self._see(label, y)
-                if self._looking:
-                    return
-                self._add(label, *rows)
-            except Unmeasurable as reason:
-                if not self._looking:
-                    self.refuse(label, str(reason))
-                return
-            if output or not isinstance(module, nn.Linear) or module.out_features != y.shape[-1]:
-                return
-            self._made[label] = nn.Linear.forward(module, x)  # what hooks make of it does not count
+            self._guarded(label, lambda: self._input(label, module, input_of(module, args, kwargs)))
 
         return hook
 
-    def _see(self, label: str, y: Tensor) -> None:
-        if label in self._batch_first or y.ndim < 3 or y.shape[0] != y.shape[1]:
-            self._batch_first.add(label)
-        elif len(y) > 1:
-            raise Unmeasurable(
-                "puts positions before sequences, or it could not be told because there are as many of both "
-                f"({len(y)}) in a batch; give batches of another size"
-            )
+    def _after(self, label: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            if self._busy or label in self.read.skipped:
+                return
+            self._guarded(label, lambda: self._take(label, output_of(out)))
 
-    def _add(self, label: str, x: Tensor, y: Tensor) -> None:
-        if label in self._seen:
+        return hook
+
+    def _made(self, label: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, out: Any) -> None:
+            if not self._busy and label not in self.read.skipped:
+                self._guarded(label, lambda: self._output(label, module, out))
+
+        return hook
+
+    def _guarded(self, label: str, read: Callable[[], None]) -> None:
+        """An error in reading one layer leaves this layer out."""
+        try:
+            read()
+        except Unmeasurable as reason:
+            self.refuse(label, str(reason).replace("'NAME'", repr(label)))
+        except Exception as error:
+            self.refuse(label, f"could not be read ({type(error).__name__}: {error})")
+
+    def _input(self, label: str, module: nn.Module, x: Any) -> None:
+        if isinstance(module, nn.MultiheadAttention) and isinstance(x, dict):
+            raise Unmeasurable("attends to another input than its own, so its in-projection has no one input")
+        if label in self._batch.ran:
             raise Unmeasurable("ran twice in one forward pass (a shared module), so it has no one input")
+        attention = isinstance(module, nn.MultiheadAttention)
+        reads = not attention and self._may_read(label, module)
+        checked = not self._check_weights or label in self.read.weights
+        if (
+            reads
+            and not checked
+            and isinstance(x, Tensor)
+            and x.ndim > 1
+            and x.numel()
+            and x.is_floating_point()
+        ):
+            self._batch.samples[label] = x, sample(module, plain(x))
+        try:
+            self._take(label, x)
+        except Unmeasurable as reason:
+            # its rows may yet be told by the output that they make
+            apart = isinstance(x, Tensor) and (x.ndim > 2 or str(reason) == ORDER)
+            if not apart or not reads or isinstance(module, CONVOLUTIONS):
+                raise
+            self._batch.later[label] = plain(x).clone(), None
+            self._batch.reasons[label] = str(reason)
+
+    def _may_read(self, label: str, module: nn.Module) -> bool:
+        """Whether a module may apply one weight to its input: by its kind, or because the user named it."""
+        if is_layer(module) or may_be_linear(module):
+            return True
+        small = 0 < sum(p.ndim > 1 for p in module.parameters()) <= 4
+        return small and (label == self._head or label in self._named)
+
+    def _take(self, label: str, x: Any) -> None:
+        if isinstance(x, tuple | list) and x:
+            x = x[0]
+        if not isinstance(x, Tensor):
+            raise Unmeasurable(f"passes {type(x).__name__}, not a tensor; measure a layer inside it")
+        if x.is_complex():
+            raise Unmeasurable(f"passes complex numbers ({x.dtype}); measure a layer whose features are real")
+        how = self._plan.arrangements.get(label, Arrangement())
+        batch = self._batch
+        rows, many = arrange(plain(x), tuple(batch.y.shape), how, self._every_position)
+        self._add(label, rows, *batch.rows(many))
+
+    def _output(self, label: str, module: nn.Module, out: Any) -> None:
+        batch = self._batch
+        if label in batch.samples:
+            x, rows = batch.samples.pop(label)
+            self._busy = True  # the layer may be run on other rows
+            try:
+                applied = applied_weight(module, x, rows, out)
+            except Exception as error:
+                applied = Applied(reason=f"its weight could not be read ({type(error).__name__}: {error})")
+            finally:
+                self._busy = False
+            if self._copy_weights and applied.weight is not None and applied.bias is not None:
+                applied = Applied(applied.weight.cpu().clone(), applied.bias.cpu().clone())
+            if is_layer(module) or may_be_linear(module) or applied.weight is not None:
+                self.read.weights[label] = applied
+        if (
+            not isinstance(out, Tensor)
+            or not out.is_floating_point()
+            or isinstance(module, nn.MultiheadAttention)
+        ):
+            return
+        if not self._may_read(label, module):
+            return
+        made, n = plain(out), batch.y.shape[-1]
+        outputs = self.prediction.columns
+        if isinstance(module, CONVOLUTIONS):
+            if set(module.kernel_size) != {1} or set(module.stride) != {1} or made.ndim < 3:
+                return
+            made = made.movedim(1, -1)
+            if made.shape[:-1] != batch.y.shape[:-1]:
+                pooled = made[0, ..., 0].numel() > 1
+                made = made.mean(tuple(range(1, made.ndim - 1)))
+                made.pooled = pooled  # type: ignore[attr-defined]
+        if made.shape[-1] != n and (outputs is None or made.shape[-1] <= max(outputs)):
+            batch.later.pop(label, None)
+            if label in batch.reasons:
+                raise Unmeasurable(batch.reasons[label])
+            return
+        if outputs is not None and made.shape[-1] > max(outputs):
+            made = made[..., list(outputs)]
+        kept = made.clone()  # something may be added to it in place
+        kept.pooled = getattr(made, "pooled", False)  # type: ignore[attr-defined]
+        if label in batch.later:
+            batch.later[label] = batch.later[label][0], kept
+        else:
+            batch.made[label] = kept
+
+    def _late(
+        self,
+        label: str,
+        found: Tensor | None,
+        y: Tensor,
+        mask: Tensor | None,
+        codes: Tensor | None,
+    ) -> None:
+        """A layer whose rows are told by what it made of them: those that are the prediction, such as the last token's."""
+        reason = Unmeasurable(self._batch.reasons[label])
+        x, made = self._batch.later[label]
+        if found is None or made is None:
+            raise reason
+        seen = self._plan.arrangements.get(label, Arrangement()).seen
+        if seen is not None and seen.samples == {1} and y.ndim == 2:
+            x, made = x.transpose(0, 1), made.transpose(0, 1)
+        rows = _picked(x, made, found)
+        if rows is None:
+            raise reason
+        batch = _Batch(y, mask, codes)
+        self._add(label, rows, *batch.rows(1))
+        self._batch.ran.add(label)
+        self.prediction.note(label, torch.ones((), dtype=torch.bool, device=found.device))
+
+    def _add(self, label: str, x: Tensor, y: Tensor, codes: Tensor | None, kept: Tensor | None) -> None:
+        """Rows (N, d), the targets' rows, their groups, and which count."""
         d = x.shape[1]
         if d > self._max_features and label not in self._named:
             raise Unmeasurable(
                 f"has {d} features, more than max_features={self._max_features}: its sums would take "
                 f"{16 * d * d / 1e9:.1f} GB; name it in layers=[...], or raise max_features, if that fits"
             )
-        self._seen.add(label)
+        if kept is not None:
+            x, y = x[kept.to(x.device)], y[kept]
+            codes = None if codes is None else codes[kept]
+        self._batch.ran.add(label)
         if not len(x):
             return  # the mask leaves nothing of this batch
-        self.moments.setdefault(label, Moments()).update(x, y)
-        if self._first_batch:
-            self._last, self._kept = label, []
-        if label == self._last and self._budget:
-            if sum(k.nbytes for k in self._kept) + x.nbytes > self._budget:
-                self._kept, self._budget = [], 0
+        read = self.read
+        read.moments.setdefault(label, Moments()).update(x, y)
+        if codes is not None:
+            names = list(self._group_names)
+            for code in codes.unique().tolist():
+                here = codes == code
+                moments = read.groups.setdefault(names[code], {}).setdefault(label, Moments())
+                moments.update(x[here.to(x.device)], y[here])
+        self._keep(label, x)
+
+    def _keep(self, label: str, x: Tensor) -> None:
+        read = self.read
+        if self._first_batch and (read.last != self._head or not read.last):
+            read.last = label
+            read.kept = [] if self._budget else None
+        if label == read.last and read.kept is not None:
+            if sum(k.nbytes for k in read.kept) + x.nbytes > self._budget:
+                read.kept, self._budget = None, 0
             else:
-                self._kept.append(x.clone())
+                read.kept.append(x.clone())
+
+    def _codes(self, groups: Any, y: Tensor) -> Tensor:
+        """Labels of a batch as whole numbers (B, ...) beside the targets' rows."""
+        labels = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+        shape = tuple(y.shape[:-1])
+        if labels.shape != shape and labels.shape != shape[:1]:
+            raise UserError(
+                f"the groups of a batch have shape {labels.shape}; expected one label a target row, {shape}, or one a "
+                f"sample, {shape[:1]}"
+            )
+        names, codes = np.unique(labels, return_inverse=True)
+        known = [self._group_names.setdefault(name.item(), len(self._group_names)) for name in names]
+        if len(self._group_names) > MAX_GROUPS:
+            raise UserError(
+                f"groups has more than {MAX_GROUPS} different labels; each has sums of its own: put them into bins"
+            )
+        found = torch.tensor(known)[torch.from_numpy(codes.reshape(labels.shape))]
+        return found.reshape(*labels.shape, *[1] * (len(shape) - labels.ndim)).expand(shape).to(y.device)
+
+    @property
+    def group_codes(self) -> dict[Hashable, int]:
+        """Name of a group -> its number in `Prediction.error_of`."""
+        return self._group_names
 
     def refuse(self, label: str, reason: str) -> None:
         """Leave a layer out for this reason.
@@ -191,27 +334,106 @@ class Taps:
         """
         if label in self._named:
             raise UserError(f"layer '{label}' {reason}; or leave it out of layers=[...]") from None
-        self.skipped[label] = reason
-        self.moments.pop(label, None)
-        if label == self._last:
-            self._last, self._kept = "", []
+        read = self.read
+        read.skipped[label] = reason
+        read.moments.pop(label, None)
+        for moments in read.groups.values():
+            moments.pop(label, None)
+        self._batch.made.pop(label, None)
+        self._batch.later.pop(label, None)
+        if label == read.last:
+            read.last, read.kept = "", [] if self._budget else None
 
-    def finish(self, keep_bytes: int) -> dict[str, Moments]:
-        """The moments in forward order; the last layer's centred directions from its kept features."""
-        for label, moments in self.moments.items():
-            moments.centred_missing = "only the last measured layer's features are kept for a second pass"
-            if label == self._last and not self._budget:
-                moments.centred_missing = (
-                    f"the features exceed keep_bytes={keep_bytes}, so no second pass was made"
-                )
-        if self._budget and self._last:
-            last = self.moments[self._last]
-            last.centre = last.mean_h
-            for rows in self._kept:
-                last.add_centred(rows)
-        self._kept = []
-        return self.moments
 
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+MAX_GROUPS = 1000
+
+
+@dataclass
+class _Batch:
+    """One batch in its pass: targets, mask and groups, and what the layers made."""
+
+    y: Tensor
+    mask: Tensor | None
+    codes: Tensor | None
+    ran: set[str] = field(default_factory=set)
+    made: dict[str, Tensor] = field(default_factory=dict)
+    samples: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    later: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def rows(self, many: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Targets (N, n), groups and mask (N,), each row as often as there are rows of features for it."""
+        y = self.y.flatten(0, -2)
+        flat = [None if t is None else t.flatten() for t in (self.codes, self.mask)]
+        if many > 1:
+            y = y.repeat_interleave(many, 0)
+            flat = [None if t is None else t.repeat_interleave(many, 0) for t in flat]
+        return y, flat[0], flat[1]
+
+    def later_made(self, y: Tensor) -> dict[str, Tensor]:
+        """What layers of one row for every position made, where that has the shape of the targets."""
+        return {
+            label: made
+            for label, (_, made) in self.later.items()
+            if made is not None and made.shape == y.shape
+        }
+
+
+def _picked(x: Tensor, made: Tensor, found: Tensor) -> Tensor | None:
+    """The rows of x (B, ..., d) whose outputs (B, ..., n) are the prediction, all of them or one for each sample."""
+    coarse = made.dtype if torch.finfo(made.dtype).eps >= torch.finfo(found.dtype).eps else found.dtype
+    made, found = made.to(coarse), found.to(made.device, coarse)
+    if made.shape == found.shape:
+        if bool((made == found).all()):
+            return x.flatten(0, -2)
+        return _sorted_back(x, made, found) if made.ndim == 2 else None
+    if found.ndim != 2 or len(made) != len(found) or x.shape[:-1] != made.shape[:-1]:
+        return None
+    rows, outputs = x.flatten(1, -2), made.flatten(1, -2)
+    same = (outputs == found[:, None]).all(-1)  # (B, T)
+    if not bool(same.any(1).all()):
+        return None
+    if int(same.sum()) == len(same):
+        at = same.int().argmax(1)
+    elif bool(same[:, -1].all()):
+        at = same.new_full((len(same),), same.shape[1] - 1, dtype=torch.long)
+    elif bool(same[:, 0].all()):
+        at = same.new_zeros(len(same), dtype=torch.long)
+    else:  # of two tokens with equal outputs only equal features will do
+        at = same.int().argmax(1)
+        chosen = rows[torch.arange(len(rows), device=rows.device), at]
+        if bool(((rows != chosen[:, None]).any(-1) & same).any()):
+            return None
+    return rows[torch.arange(len(rows), device=rows.device), at]
+
+
+def _sorted_back(x: Tensor, made: Tensor, found: Tensor) -> Tensor | None:
+    """Rows of x (B, d) in the order in which their outputs (B, n) stand in the prediction.
+
+    Rows of equal outputs must be equal: else nothing says which is which.
+    """
+    ids = torch.cat((made, found)).unique(dim=0, return_inverse=True)[1]
+    mine, theirs = (part.sort(stable=True) for part in ids.chunk(2))
+    if not torch.equal(mine.values, theirs.values):
+        return None
+    rows = x[mine.indices]
+    twice = mine.values[1:] == mine.values[:-1]
+    if bool((rows[1:][twice] != rows[:-1][twice]).any()):
+        return None
+    return torch.empty_like(rows).index_copy_(0, theirs.indices, rows)
+
+
+def finish(read: Read, keep_bytes: int, centre: Tensor | None = None) -> dict[str, Moments]:
+    """The moments; the last layer's directions about its mean (or about `centre`) from the features kept."""
+    for label, moments in read.moments.items():
+        moments.centred_missing = "only the last measured layer's features are kept for a second pass"
+        if label == read.last and read.kept is None:
+            moments.centred_missing = (
+                f"the features exceed keep_bytes={keep_bytes}, so no second pass was made"
+            )
+    if read.kept is not None and read.last in read.moments:
+        last = read.moments[read.last]
+        last.centre = last.mean_h if centre is None else centre.to(last.mean_h.device)
+        for rows in read.kept:
+            last.add_centred(rows)
+    return read.moments

@@ -8,10 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from nrc.errors import UserError
+from nrc.features.tensors import plain
 
 OUT = ":out"  # suffix of a layer name: measure the module's output instead of its input
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+RUN_AS_THEY_ARE = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # wrappers that do work of their own
+# their weights read more than one vector, or none
+NO_LINEAR_MAP = (
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.Bilinear,
+    nn.MultiheadAttention,
+    nn.LayerNorm,
+)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -25,12 +37,24 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def _inside(module: nn.Module) -> nn.Module:
+    """The module that a sharding or checkpointing wrapper runs, too, for its name; the wrapper is what is called."""
+    while True:
+        module = unwrapped(module)
+        for name in RUN_AS_THEY_ARE:
+            if isinstance(inner := getattr(module, name, None), nn.Module):
+                module = inner
+                break
+        else:
+            return module
+
+
 def _paths(model: nn.Module) -> dict[str, nn.Module]:
     """Path -> module as `named_modules()`: a shared module under each of its names, wrappers left out."""
     found: dict[str, nn.Module] = {}
 
     def walk(path: str, module: nn.Module) -> None:
-        found[path] = module = unwrapped(module)
+        found[path] = module = _inside(module)
         for name, child in module._modules.items():
             if child is not None:
                 walk(f"{path}.{name}" if path else name, child)
@@ -42,8 +66,9 @@ def _paths(model: nn.Module) -> dict[str, nn.Module]:
 def default_layers(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """What is measured unless told otherwise, and why other layers with weights are not.
 
-    The model's own `measured_layers()` if it has them; else every Linear, convolution and nn.MultiheadAttention
-    (at its fused in-projection) by its path.
+    The model's own `measured_layers()` if it has them; else by path every Linear, convolution and
+    nn.MultiheadAttention (at its fused in-projection), and what may act as one linear layer (`may_be_linear`): that
+    is seen when it runs, and until then it stands among the reasons, too.
 
     Returns:
         label -> module, and label -> reason.
@@ -58,8 +83,7 @@ def default_layers(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, st
         if id(module) in inside:
             continue
         inside.add(id(module))
-        fused = isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
-        if fused or isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+        if is_layer(module):
             found[path] = module
             inside.update(id(part) for part in module.modules())
         elif own := _own_weight(module):
@@ -67,6 +91,10 @@ def default_layers(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, st
                 f"is a {type(module).__name__}, whose '{own}' is not known to read one feature vector; "
                 f"measure what it puts out: layers=['{path}{OUT}']"
             )
+            if may_be_linear(module):
+                found[path] = module
+        elif may_be_linear(module):
+            found[path] = module
         if isinstance(module, nn.MultiheadAttention):
             inside.update(id(part) for part in module.modules())
             skipped[f"{path}.out_proj"] = (
@@ -76,10 +104,41 @@ def default_layers(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, st
     return found, skipped
 
 
+def is_layer(module: nn.Module) -> bool:
+    """A Linear, a convolution, or attention with a fused in-projection."""
+    fused = isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
+    return fused or isinstance(module, (nn.Linear, *CONVOLUTIONS))
+
+
+def may_be_linear(module: nn.Module) -> bool:
+    """A module that may act as one linear layer: an adapter around one, a quantised one, PyG's, transformers' Conv1D.
+
+    By what such modules have in common: a matrix, or `in_features` and `out_features`, or a `base_layer`. Whether
+    it does act so is seen when it runs.
+    """
+    if is_layer(module) or isinstance(module, NO_LINEAR_MAP):
+        return False
+    sizes = all(isinstance(getattr(module, name, None), int) for name in ("in_features", "out_features"))
+    matrix = any(p.ndim == 2 for _, p in module.named_parameters(recurse=False))
+    return (
+        sizes
+        or isinstance(getattr(module, "base_layer", None), nn.Module)
+        or (matrix and not module._modules)
+    )
+
+
+CODES = (torch.int8, torch.uint8, torch.int32)  # what quantised weights are kept in
+
+
 def _own_weight(module: nn.Module) -> str | None:
     """Name of a weight that a module has beside its children; in a container only a matrix counts as one."""
     for name, p in module.named_parameters(recurse=False):
         if p.ndim > 1 and (not module._modules or (p.ndim == 2 and min(p.shape) > 1)):
+            return name
+    if callable(getattr(module, "weight", None)):  # torch's own quantised layers
+        return "weight"
+    for name, buffer in module.named_buffers(recurse=False):
+        if buffer.ndim > 1 and buffer.dtype in CODES and not module._modules:
             return name
     return None
 
@@ -130,12 +189,12 @@ def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Modu
             raise UserError(
                 f"layer '{label}' is not in {type(model).__name__}; choose from: {', '.join(named)}"
             )
-        chosen[label] = unwrapped(known[path])
+        chosen[label] = _inside(known[path])
     return chosen
 
 
 def reading_weight(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
-    """Weight and bias of a layer that maps its input linearly (no bias: zeros), else None twice.
+    """The stored weight and bias of a layer that maps its input linearly (no bias: zeros), else None twice.
 
     A grouped convolution's weight is written out with the zeros between its groups.
 
@@ -151,7 +210,7 @@ def reading_weight(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
         weight, bias = module.weight, module.bias
     else:
         return None, None
-    weight = weight.detach()
+    weight = plain(weight)
     if isinstance(module, CONVOLUTIONS) and module.groups > 1:
         dense = weight.new_zeros(len(weight), module.in_channels, *weight.shape[2:])
         for rows, part, columns in zip(
@@ -162,4 +221,4 @@ def reading_weight(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
         ):
             rows[:, columns] = part
         weight = dense
-    return weight, weight.new_zeros(len(weight)) if bias is None else bias.detach()
+    return weight, weight.new_zeros(len(weight)) if bias is None else plain(bias)

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nrc.arrays import as_rows, double, precision
 from nrc.errors import UserError
 from nrc.metrics import last_layer, layerwise
+from nrc.metrics.groups import Values, spread
 from nrc.metrics.layer import Layer, Undefined
 from nrc.metrics.linalg import WeightSpectrum, weight_spectrum
 from nrc.moments import Moments
@@ -203,7 +205,13 @@ def _in_space_of_rows(
 
 
 def measure(
-    features: Any, targets: Any, weight: Any = None, *, rank: int | None = None, bias: Any = None
+    features: Any,
+    targets: Any,
+    weight: Any = None,
+    *,
+    rank: int | None = None,
+    bias: Any = None,
+    groups: Any = None,
 ) -> dict[str, float]:
     """All collapse metrics of one layer from arrays or tensors.
 
@@ -214,6 +222,8 @@ def measure(
         rank: number of target directions r for noise and alignments; None: numerical rank of the targets.
             NRC1 always uses n, the number of target columns, as published.
         bias: (out,); None means unknown: mse and r2 then use the optimal one, b = ybar - W hbar.
+        groups: (N,) labels of the rows, such as classes, episodes or bins of a target; the result then has
+            `.groups`, the same metrics for the rows of each label, and `.spread` (`nrc.metrics.groups.spread`).
 
     Returns:
         metric name -> value; NaN where a metric is undefined (`nrc.metrics.measure_with_reasons` says why).
@@ -229,4 +239,20 @@ def measure(
         >>> round(values["noise"], 9), round(values["r2"], 9), round(values["cka"], 9)
         (0.0, 1.0, 1.0)
     """
-    return measure_with_reasons(features, targets, weight, rank=rank, bias=bias).values
+    values = measure_with_reasons(features, targets, weight, rank=rank, bias=bias).values
+    if groups is None:
+        return values
+    h, y = as_rows(features, targets)
+    labels = np.asarray(groups.cpu() if isinstance(groups, torch.Tensor) else groups)
+    if labels.shape != (len(h),):
+        raise UserError(
+            f"groups have shape {labels.shape}, but there are {len(h)} rows; give one label for each"
+        )
+    rows = {name.item(): torch.from_numpy(np.flatnonzero(labels == name)) for name in np.unique(labels)}
+    parts = {name: (h[at.to(h.device)], y[at.to(y.device)]) for name, at in rows.items()}
+    features_of = [double(features) for features, _ in parts.values()]
+    return Values(
+        values,
+        {name: measure(*part, weight, rank=rank, bias=bias) for name, part in parts.items()},
+        spread([(len(f), f.mean(0), float((f - f.mean(0)).square().sum()) / len(f)) for f in features_of]),
+    )

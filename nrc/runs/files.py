@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from nrc.errors import UserError
 
 log = logging.getLogger(__name__)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 PATIENCE = 5.0  # seconds to wait for a lock whose holder is about to stop
 
 
@@ -109,24 +110,31 @@ def lock(path: Path, wait: float | None = None) -> Iterator[None]:
     Raises:
         UserError: another process holds it, or the file cannot be written.
     """
-    with writing(path):
-        path.touch()
     held = FileLock(path)
+    with writing(path):
+        try:
+            held.acquire(timeout=PATIENCE if wait is None else wait)
+        except Timeout:
+            raise UserError(
+                f"{path.parent} is in use by {_holder(path) or 'another process'}; wait for it, or stop it"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            log.warning(f"{path}: no lock on this file system ({error}); run one process here")
     try:
-        held.acquire(timeout=PATIENCE if wait is None else wait)
-    except Timeout:
-        holder = ""
-        with contextlib.suppress(OSError):
-            holder = path.read_text(encoding="utf-8")
-        raise UserError(
-            f"{path.parent} is in use by {holder or 'another process'}; wait for it, or stop it"
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        log.warning("%s: no lock on this file system (%s); run one process here", path, error)
-    try:
-        # a full disk, or Windows, where a locked file cannot be written: then without its holder's name
-        with contextlib.suppress(OSError):
-            path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its holder's name
+            if _holder(path) is not None:
+                path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
         held.release()
+
+
+def _holder(path: Path) -> str | None:
+    """The name in a lock file, "" for none; None if it cannot be told (Windows) or is filelock's own mark."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return text if not text or text.startswith("process ") else None

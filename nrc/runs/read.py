@@ -278,7 +278,10 @@ def commands(runs: Iterable[Run]) -> list[str]:
     lines = []
     for box in boxes:
         sweeps = any(len(values) > 1 for values in box.values())
-        given = [f"{key}={','.join(values)}" for key, values in box.items()]
+        names = sorted(
+            box, key=lambda name: (name != "experiment", name != "data")
+        )  # Hydra puts what is swept first
+        given = [f"{name}={','.join(box[name])}" for name in names]
         lines.append(shlex.join(["python", "scripts/train.py", *(["-m"] if sweeps else []), *given]))
     return list(dict.fromkeys(lines))
 

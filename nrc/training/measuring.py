@@ -18,7 +18,7 @@ from torch.func import functional_call
 from nrc.arrays import precision
 from nrc.cone import one_sided
 from nrc.errors import UserError
-from nrc.features.collect import KEEP_BYTES, collect
+from nrc.features.collect import KEEP_BYTES, collect, layers_of
 from nrc.features.layers import OUT, reading_weight
 from nrc.features.modes import evaluating
 from nrc.metrics import LAYERWISE, METRICS, Layer, Maker, Metrics, Undefined
@@ -118,7 +118,12 @@ class Measurer:
         handle = self.modules[self.head].register_forward_hook(lambda _, args, out: outputs.append(out))
         try:
             train = collect(
-                self.model, self.train, self.layers, keep_bytes=KEEP_BYTES, positions=self.positions
+                self.model,
+                self.train,
+                self.layers,
+                keep_bytes=KEEP_BYTES,
+                positions=self.positions,
+                trust=True,
             )
         finally:
             handle.remove()
@@ -126,7 +131,7 @@ class Measurer:
         assert bias is not None  # of the output layer
         scores = torch.cat(outputs).double()
         # errors alone: no second pass
-        test = collect(self.model, self.test, self.layers, keep_bytes=0, positions=self.positions)
+        test = collect(self.model, self.test, self.layers, keep_bytes=0, positions=self.positions, trust=True)
         return Pass(train, test, scores - bias.to(scores.device))
 
     def _sums(self, batches: Batches, *, last: bool) -> tuple[Collected, Tensor]:
@@ -191,10 +196,9 @@ class Measurer:
         for name in self.layers:
             is_head = name == self.head
             weight, bias = (None, None) if name.endswith(OUT) else reading_weight(self.modules[name])
-            here = Layer.of(train[name], weight, bias, maps_to_targets=is_head)
-            here = replace(here, maker=self._maker(name))
-            # the held-out layer is asked for three numbers alone: no eigenproblem of its own
-            held_out = Layer.of(test[name], here.weight, bias, maps_to_targets=is_head, linear_map_from=here)
+            here, held_out = layers_of(
+                [train[name], test[name]], weight, bias, maps_to_targets=is_head, maker=self._maker(name)
+            )
             wanted = [m for m in (METRICS if is_head else HIDDEN) if m not in left_out]
             values = evaluate(here, wanted)
             if is_head:

@@ -7,7 +7,6 @@ worker that was killed costs its own job alone. This works alike on Linux, macOS
 
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +23,8 @@ from nrc.training.members import Member, cores, stacks
 from nrc.training.progress import SweepProgress
 from nrc.training.run import choose_device, ended, fit
 from nrc.training.stacked import fit_stack
-from nrc.training.stopping import ask_to_stop, become_worker, leave, signals_held, stop_signals
+from nrc.training.stopping import become_worker, signals_held, stop_signals
+from nrc.worker import serve
 
 log = logging.getLogger(__name__)
 Outcomes = dict[Path, str]
@@ -108,38 +108,51 @@ class _Worker:
 
     def __init__(self, gpu: int | None) -> None:
         self.gpu = gpu
-        self.job: list[Member] = []
+        self.task: tuple[Work, list[Member], str] | None = None
         self.share: float | None = None  # of the job that is done; None until it is known
         self._start()
 
+    @property
+    def job(self) -> list[Member]:
+        return self.task[1] if self.task else []
+
     def _start(self) -> None:
+        self.ready = False  # whether it has imported what it needs and waits for a job
         self.pipe, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=_serve, args=(theirs, self.gpu), daemon=True)
+        self.process = CONTEXT.Process(target=serve, args=(theirs, self.gpu), daemon=True)
         with signals_held():  # a process that is just being born would die of a signal
             self.process.start()
         theirs.close()
 
     def begin(self, work: Work, job: list[Member], device: str) -> None:
-        self.job, self.share = job, None
+        self.task, self.share = (work, job, device), None
         try:
-            self.pipe.send((work, job, device))
+            if self.ready:
+                self.pipe.send(self.task)
+            elif self.pipe.closed:
+                self._start()
         except OSError:  # it was killed
+            self.close()
             self._start()
-            self.pipe.send((work, job, device))
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
+        """Ask it to stop; whether there is anything to wait for."""
+        if not self.ready:
+            self.process.kill()
         with suppress(OSError):
             self.pipe.send(None)
+        return self.ready
 
-    def answer(self) -> float | tuple[Outcomes, Lines]:
-        """The share of the job that is done, or how it ended and what was logged."""
-        try:
-            return self.pipe.recv()
-        except (EOFError, OSError):
-            self.close()
-            return _all(
-                self.job, "its process was killed (out of memory?); the same command continues it"
-            ), []
+    def answer(self) -> float | tuple[Outcomes, Lines] | None:
+        """The share of the job that is done, or how it ended and what was logged; None: it is ready."""
+        with suppress(EOFError, OSError):
+            answer = self.pipe.recv()
+            if answer is None:
+                self.ready = True
+                self.pipe.send(self.task)
+            return answer
+        self.close()
+        return _all(self.job, "its process was killed (out of memory?); the same command continues it"), []
 
     def close(self) -> None:
         self.pipe.close()
@@ -168,11 +181,14 @@ def _work(
                 busy[worker.pipe] = worker
             if asked() and not told:
                 told = True
-                for worker in busy.values():
-                    worker.stop()
+                left = [worker for worker in busy.values() if not worker.stop()]
+                idle += left
+                busy = {pipe: worker for pipe, worker in busy.items() if worker not in left}
             for pipe in connection.wait(list(busy), timeout=LOOK):
                 worker = busy[pipe]
                 answer = worker.answer()
+                if answer is None:
+                    continue
                 if isinstance(answer, float):
                     if worker.share is None:
                         progress.resume(answer * _cost(worker.job))
@@ -216,37 +232,25 @@ class _Collect(logging.Handler):
         self.lines.append((record.levelno, record.getMessage()))
 
 
-def _serve(pipe: Connection, gpu: int | None) -> None:
-    """Do one job after the other, until the parent closes the pipe or is gone."""
+def work(pipe: Connection, jobs: queue.SimpleQueue, gpu: int | None) -> None:
+    """Do one job after the other; `nrc.worker` ends the process."""
     become_worker()
     if gpu is not None:
         torch.cuda.set_device(gpu)  # what "cuda" means in this process
-    jobs: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(pipe, jobs), daemon=True).start()
     logger, logged = logging.getLogger("nrc"), _Collect()
     logger.setLevel(logging.INFO)
     logger.addHandler(logged)
     logger.propagate = False
+    pipe.send(None)  # ready
     while True:
-        work, job, device = jobs.get()
+        do, job, device = jobs.get()
         logged.lines = []
         try:
-            outcomes = work(job, device, _teller(pipe))
+            outcomes = do(job, device, _teller(pipe))
         except Exception as error:  # a defect in one run must not cost the others
             outcomes = _all(job, in_one_line(error))
         with suppress(OSError):  # nobody is left to hear it
             pipe.send((outcomes, logged.lines))
-
-
-def _listen(pipe: Connection, jobs: queue.SimpleQueue) -> None:
-    with suppress(EOFError, OSError):
-        while True:
-            heard = pipe.recv()
-            if heard is None:
-                ask_to_stop()
-            else:
-                jobs.put(heard)
-    leave()
 
 
 def _teller(pipe: Connection) -> Callable[[int, int], None]:

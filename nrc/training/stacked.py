@@ -1,7 +1,6 @@
 """Members of a sweep trained as one program, each in a run directory of its own."""
 
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ import torch
 
 from nrc.errors import UserError
 from nrc.runs.directory import environment
-from nrc.training.members import Member
+from nrc.training.members import Member, cores
 from nrc.training.run import Site, no_denormals, open_run, prepare, train_to_end
 from nrc.training.stacked_step import StackedStepper, stacked_order
 from nrc.training.steppers import HandStepper
@@ -112,7 +111,7 @@ def _train(
 def _helpers(device: str, threads: int) -> ThreadPoolExecutor:
     """Threads that measure: what takes time there are small eigenproblems on the CPU, one network at a time."""
     gpu = torch.cuda.current_device() if device == "cuda" else None
-    spare = threads if gpu is None else (os.cpu_count() or 1) // torch.cuda.device_count()
+    spare = threads if gpu is None else cores() // torch.cuda.device_count()
     return ThreadPoolExecutor(max(1, spare), initializer=_begin, initargs=(gpu,))
 
 
