@@ -351,6 +351,7 @@ def arm(
     run.info["role"] = role
     run.info["identity"]["model"]["feature_activation"] = features
     run.info["data"] |= {"variant": {"target_mean": mean, "target_scale": scale}, "one_sided": one_sided}
+    run.info["data"] |= {"mean_in_deviations": mean or 0.0}
     return run
 
 
@@ -377,6 +378,7 @@ def arms(**changes: Run) -> Case:
         (cone.cone_centred, {"centred": arm(1e-3, 0)}, FAILS),
         (cone.cone_centred, {"shifted": arm(0.3, 2, one_sided=True)}, UNTESTABLE),  # nothing collapses at all
         (cone.cone_centred, {"centred": arm(0.6, 0, wd=1e-3)}, UNTESTABLE),  # budget 3
+        (cone.cone_centred, {"recorded": arm(1e-3, None)}, FAILS),  # on both sides of 0 as well
         (cone.cone_mean, {"centred": arm(0.2, 0)}, FAILS),
         (cone.cone_mean, {"centred": arm(0.6, 0, mean_share=0.2)}, FAILS),
         (cone.cone_scale, {"small": arm(0.5, 0, wd=2e-3, role="sweep", scale=0.2, offset=0.6)}, FAILS),

@@ -15,6 +15,7 @@ from nrc.runs.read import Runs
 
 
 def main() -> None:
+    """Parse the options, compare, and end in status 1 where something differs."""
     parser = console.Options(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", default="quick", choices=PROTOCOLS)
     parser.add_argument("--dataset", default="all", choices=tuple(datasets()))

@@ -14,6 +14,7 @@ from nrc.runs.read import Runs
 
 
 def main() -> None:
+    """Parse the options and write the report, or with --write-scorecard what is committed."""
     parser = console.Options(description=__doc__.splitlines()[0])
     parser.add_argument("--protocol", default="quick", choices=PROTOCOLS)
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))

@@ -154,13 +154,20 @@ def _facts(runs: Runs) -> list[str]:
 
 def answers(rows: list[Row], pictures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line for each figure of the papers: whether the claims that it shows hold in all runs that are there."""
+    places: dict[str, list[str]] = {}  # a figure of a paper may be drawn in several
+    for figure in registered().values():
+        if figure.paper:
+            many = "s" * (len(figure.numbers) > 1)
+            where = f"{figure.paper}, figure{many} {' and '.join(map(str, figure.numbers))}"
+            places.setdefault(where, []).append(figure.name)
     found = []
-    for figure in (f for f in registered().values() if f.paper):
-        mine = [row for row in rows if row.claim.figure == figure.name]
+    for where, names in places.items():
+        mine = [row for row in rows if row.claim.figure in names]
         words = [row.verdict for row in mine if row.verdict not in (NOT_RUN, UNTESTABLE)]
         held = words.count(HOLDS)
         if not words:
-            word, look = ("not run" if mine else "no claim"), "absent"
+            tried = UNTESTABLE if any(row.runs for row in mine) else NOT_RUN
+            word, look = (tried if mine else "no claim"), "absent"
         elif held == len(words):
             word, look = "yes", "holds"
         elif FAILS not in words:
@@ -172,9 +179,7 @@ def answers(rows: list[Row], pictures: list[dict[str, Any]]) -> list[dict[str, A
             told = Counter(MARKS[row.verdict][0] for row in mine if row.claim.id == claim)
             title = next(row.claim.title for row in mine if row.claim.id == claim)
             claims.append((title, claim, " ".join(f"{n}{mark}" for mark, n in told.items())))
-        numbers = " and ".join(map(str, figure.numbers))
-        picture = next((p for p in pictures if p["figure"] == figure.name), None)
-        where = f"{figure.paper}, figure {numbers}"
+        picture = next((p for p in pictures if p["figure"] in names), None)
         found.append({"where": where, "picture": picture, "word": word, "look": look, "claims": claims})
     return found
 

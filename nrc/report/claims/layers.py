@@ -103,9 +103,7 @@ def _published(case: Case, value: float, good: bool, how: str = "") -> dict[str,
     return {f"published{where}, by this bound: {word(good)}": [value]}
 
 
-def _verdict(
-    case: Case, found: Values, nulls: Sequence[Sequence[float]], limit: float, count: str = ""
-) -> tuple[str, str]:
+def _verdict(case: Case, found: Values, nulls: Sequence[Sequence[float]], limit: float) -> tuple[str, str]:
     """The verdict on distances from what is claimed, and why if it is not that they hold."""
     if not all(v <= limit for v in found):  # written so that NaN fails
         return case.word(False), case.clock
