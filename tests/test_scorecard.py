@@ -18,6 +18,7 @@ from nrc.errors import UserError
 from nrc.figures import figures
 from nrc.metrics import last_layer, layerwise
 from nrc.models import MLP
+from nrc.places import PROTOCOLS
 from nrc.report import scorecard as module
 from nrc.report.registry import FAILS, HOLDS, NOT_RUN, NOT_YET, claims
 from nrc.report.scorecard import (
@@ -231,6 +232,12 @@ def test_claims_are_complete_and_speak_of_what_is_declared() -> None:
         assert claim.figure in drawn | {""}, claim.id
         assert {*claim.on, *claim.also.values()} <= declared | {"cone_deep"}, claim.id
     assert next(c.part for c in found) == "last layer" and len({c.part for c in found}) == 5
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_is_declared_is_what_hydra_makes_of_the_files(protocol: str) -> None:
+    theirs = {(e.name, d) for e in experiments().values() if protocol in e.protocols for d in e.datasets}
+    assert {(name, d) for name, sets in planned(protocol).items() for d in sets} == theirs
 
 
 def test_the_data_sets_of_a_claim_are_those_of_the_experiments_files(tmp_path: Path) -> None:

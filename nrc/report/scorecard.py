@@ -61,11 +61,18 @@ def planned(protocol: str) -> dict[str, dict[str, bool]]:
     """Experiment -> data sets that conf/experiment runs it on in this protocol -> whether they need a user's file."""
     found: dict[str, dict[str, bool]] = {}
     for file in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
-        told = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("experiment") or {}
-        if protocol in told.get("protocols", ()):
+        told = _declared(file.stem)
+        if protocol in told["protocols"]:
             own = bool(told.get("needs_path"))
             found.setdefault(told["name"], {}).update(dict.fromkeys(told["datasets"], own))
     return found
+
+
+def _declared(name: str) -> dict[str, Any]:
+    """The `experiment` block of a file, on top of those of the files it builds on (nrc.cli.config has Hydra's own)."""
+    file = yaml.safe_load((ROOT / "conf" / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
+    parents = [entry for entry in file.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    return {k: v for part in [*map(_declared, parents), file.get("experiment", {})] for k, v in part.items()}
 
 
 def scorecard(runs: Runs, chosen: Sequence[Claim] | None = None) -> list[Row]:
@@ -132,7 +139,8 @@ def _line(row: Row, protocol: str) -> dict[str, Any]:
         "runs": len(row.runs),
         "verdict": f.verdict,
         "measured": float(np.mean(finite)) if finite else math.nan,
-        "spread": max(finite) - min(finite) if finite else math.nan,
+        # over the seeds; the variants of a set differ for other reasons
+        "spread": max(finite) - min(finite) if finite and row.claim.by == "data" else 0.0,
         "bound": f.bound,
         "grain": f.grain,
         "stand_in": any(run.kind == "stand-in" for run in row.runs),

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from nrc.metrics import ALIVE
 from nrc.report.registry import UNTESTABLE, Case, Finding, Values, above, below, claim, values, within
 from nrc.runs.read import Run
@@ -11,8 +13,9 @@ LAST_LAYERS = ("layer4.0.conv2", "layer4.1.conv1", "layer4.1.conv2", "fc")
 STRONG = 0.35  # weight decay
 
 
-def _at(case: Case, metric: str, *layers: str) -> Values:
-    return [run.last(metric, layer=layer) for run in case.main for layer in layers]
+def _most(case: Case, metric: str, *layers: str) -> Values:
+    """The largest value among these layers; NaN where one is."""
+    return case.ends(lambda run: float(np.max([run.last(metric, layer=layer) for layer in layers])))
 
 
 @claim(
@@ -65,9 +68,9 @@ def images_layers(case: Case) -> Finding:
     return within(
         case,
         [
-            below("noise of the last layers", _at(case, "noise", *LAST_LAYERS), 0.03),
-            above("CKA at fc", _at(case, "cka", "fc"), 0.7),
-            below("CKA at layer1.0.conv1", _at(case, "cka", "layer1.0.conv1"), 0.2),
+            below("most noise of the last layers", _most(case, "noise", *LAST_LAYERS), 0.03),
+            above("CKA at fc", _most(case, "cka", "fc"), 0.7),
+            below("CKA at layer1.0.conv1", _most(case, "cka", "layer1.0.conv1"), 0.2),
         ],
     )
 
