@@ -40,9 +40,9 @@ reproduce-figures: .venv/installed
 report: .venv/installed
 	$(PY) scripts/report.py --protocol $(PROTOCOL)
 
-# compare the runs with the committed expectations; non-zero exit on a regression
+# compare the scorecard of the runs (or of another folder: RUNS=archive) with the committed one
 check: .venv/installed
-	$(PY) scripts/check.py --protocol $(PROTOCOL) --dataset $(DATASET)
+	$(PY) scripts/check.py --protocol $(PROTOCOL) --dataset $(DATASET) $(if $(RUNS),--outputs '$(RUNS)')
 
 # the docstrings as static pages: outputs/docs/index.html
 docs: .venv/installed

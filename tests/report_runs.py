@@ -10,7 +10,7 @@ from run_tools import data_facts, purpose
 
 from nrc.data import LowRank
 from nrc.models import MLP
-from nrc.report.findings import Case
+from nrc.report.registry import Case
 from nrc.runs.directory import COLUMNS
 from nrc.runs.read import Run
 from nrc.training import Measure, Optim, Protocol, RunSettings, fit
@@ -71,8 +71,7 @@ def run_of(
 
 def case(main: Run, control: Run | None = None, *others: Run, published_tau: float = float("nan")) -> Case:
     found = [main, *([control] if control else []), *others]
-    by_decay = {run.weight_decay: [run] for run in sorted(found, key=lambda r: -r.weight_decay)}
-    return Case([main], [control] if control else [], by_decay, published_tau)
+    return Case(found, [main], [control] if control else [], published_tau)
 
 
 def toy(wd: float, seed: int = 0, frames: int = 0) -> RunSettings:

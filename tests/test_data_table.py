@@ -14,10 +14,11 @@ from command_line import in_process
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from nrc.check import quantity
 from nrc.data import RegressionData, Table
 from nrc.errors import UserError
 from nrc.metrics import ALIVE
+from nrc.runs.directory import read_run
+from nrc.runs.read import Run
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(size=(40, 5)).astype(np.float32)
@@ -504,6 +505,7 @@ def test_real_rollouts_collapse_with_all_directions_alive(
     ], tmp_path)  # fmt: skip
     assert result.status == 0, result.err
     run = tmp_path / f"outputs/train-quick/table-{name}/wd={decay:g}/seed=0"
-    assert quantity(run, "budget") == pytest.approx(25)
-    assert quantity(run, "nrc1") < 1e-6 and quantity(run, "nrc2") < 1e-6
-    assert quantity(run, "weight_rcond") > ALIVE
+    found = Run(run, *read_run(run))
+    assert found.budget == pytest.approx(25)
+    assert found.last("nrc1") < 1e-6 and found.last("nrc2") < 1e-6
+    assert found.last("weight_rcond") > ALIVE

@@ -1,35 +1,42 @@
-"""Judge the papers' claims on the runs at hand and write the report, outputs/report/index.html.
+"""Judge the claims on the runs at hand and write the report, outputs/report/index.html.
 
 python scripts/report.py --protocol quick
+python scripts/report.py --write-scorecard outputs_of_another_processor
 """
 
 from pathlib import Path
 
 from nrc.cli import console
-from nrc.figures import Runs
+from nrc.places import PROTOCOLS
 from nrc.report.html import write_report
-from nrc.report.scorecard import scorecard
-from nrc.report.verdicts import VERDICTS, write_verdicts
+from nrc.report.scorecard import COMMITTED, committed, scorecard, table, write_committed
+from nrc.runs.read import Runs
 
 
 def main() -> None:
+    """Parse the options and write the report, or with --write-scorecard what is committed."""
     parser = console.Options(description=__doc__.splitlines()[0])
-    parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
+    parser.add_argument("--protocol", default="quick", choices=PROTOCOLS)
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: OUTPUTS/report)")
     parser.add_argument(
-        "--write-verdicts",
-        action="store_true",
-        help="make today's verdicts the committed ones, and no report",
-    )
+        "--write-scorecard", nargs="*", type=Path, metavar="OTHER_OUTPUTS",
+        help="make today's verdicts the committed ones, and no report; further folders hold the same runs made on other "
+        "kinds of processors (ATEN_CPU_CAPABILITY=default or avx2), and widen the tolerances",
+    )  # fmt: skip
     args = parser.parse_args()
     console.existing_folder(args.outputs)
-    if args.write_verdicts:
-        runs = Runs(args.outputs, args.protocol)
-        print(f"{VERDICTS}: {write_verdicts(scorecard(runs))} verdicts written")
+    if args.write_scorecard is None:
+        for path in write_report(args.outputs, args.protocol, folder=args.folder):
+            print(path)
         return
-    for path in write_report(args.outputs, args.protocol, folder=args.folder):
-        print(path)
+    tables = []
+    for outputs in (args.outputs, *args.write_scorecard):
+        console.existing_folder(outputs)
+        tables.append(table(scorecard(Runs(outputs, args.protocol)), args.protocol))
+    new = committed(*tables)
+    write_committed(new)
+    print(f"{COMMITTED}: {len(new)} verdicts written")
 
 
 def command() -> None:

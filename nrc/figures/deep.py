@@ -14,6 +14,7 @@ from nrc.figures.layers import Layers, Panel
 from nrc.figures.reference import same_layers, same_units
 from nrc.figures.registry import figure
 from nrc.figures.style import C0, key
+from nrc.metrics.linalg import stable_rank
 from nrc.runs.read import Runs
 
 HELD_OUT: dict[str, Any] = {"color": C0, "ls": (0, (1, 1)), "lw": 1.0}
@@ -127,7 +128,7 @@ def _panel(inside: Layers, axes: Axes, panel: Panel) -> None:
         inside.level(axes, float(geometric_mean([run.last("mse") for run in main])), "model mse")
     elif panel.metric == "stable_rank_covariance":
         inside.line(axes, main, "stable_rank_features", "headline", **OF_FEATURES)
-        inside.level(axes, layers.target_stable_rank(main[0]), "target stable_rank_covariance")
+        inside.level(axes, stable_rank(main[0].snapshots["sigma"]), "target stable_rank_covariance")
 
 
 def _key(inside: Layers, first: int | None) -> list[Line2D]:

@@ -82,12 +82,6 @@ class Layers:
         axes.grid(axis="x", visible=False)
 
 
-def target_stable_rank(run: Run) -> float:
-    """sum of squared eigenvalues over the largest squared, of the targets' covariance."""
-    values = np.linalg.eigvalsh(run.snapshots["sigma"])
-    return float((values**2).sum() / values[-1] ** 2)
-
-
 def first_collapsed(run: Run, end: str = "", when: str = "end") -> int | None:
     """Number of the first collapsed layer, counted from 1, or None, by the rule of `nrc.metrics.depth`.
 

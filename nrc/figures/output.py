@@ -211,6 +211,7 @@ def _read(state: Path) -> dict[str, Any]:
 def _entry(name: str, drawing: Drawing, names: list[str], runs: Runs) -> dict[str, Any]:
     made = find(name)
     return {
+        "figure": made.name,
         "title": drawing.title,
         "caption": made.caption,
         "paper": f"{made.paper}, figure {' and '.join(map(str, made.numbers))}" if made.paper else "",

@@ -141,6 +141,25 @@ def nrc2_raw(layer: Layer) -> float:
     return outside(layer.moments.sigma_h, layer.moments.mean_h, _row_space(layer))
 
 
+def nrc2_centred(features: Any, weight: Any) -> float:
+    """mean_i |v_i - P_W v_i|^2, v = (h - hbar)/|h - hbar|: centred, then normalised. [0, 1]; blind to the mean feature.
+
+    Of features (N, d) and the weight (n, d) themselves: it is no function of second moments. NaN where a feature is the
+    mean itself. Not in a paper; beside NRC2 (NeurIPS 2024) as `nrc1_centred` is beside NRC1.
+
+    Example:
+        >>> nrc2_centred([[1.0, 5.0], [-1.0, 5.0]], [[2.0, 0.0]])
+        0.0
+    """
+    h = torch.as_tensor(features, dtype=torch.float64)
+    h = h - h.mean(0)
+    length = h.norm(dim=1, keepdim=True)
+    if not length.all():
+        return math.nan
+    basis = weight_spectrum(torch.as_tensor(weight, dtype=torch.float64)).vectors
+    return float(1 - (h / length @ basis).square().sum(1).mean())
+
+
 SUMS_FLOOR = 1e-16  # what rounding of the float64 sums adds
 
 

@@ -164,3 +164,28 @@ def fixed_normal(draws: int, d: int, n: int) -> Tensor:
     """Standard normal numbers (draws, d, n) that are the same in every run."""
     generator = torch.Generator("cpu").manual_seed(0)
     return torch.randn(draws, d, n, generator=generator, dtype=torch.float64, device="cpu")
+
+
+def stable_rank(covariance: Any) -> float:
+    """|C|_F^2/|C|_2^2 = sum_j l_j^2 / l_1^2 of a covariance C with eigenvalues l_j. [1, n]; 1: one direction only.
+
+    Example:
+        >>> stable_rank([[2.0, 0.0], [0.0, 1.0]])
+        1.25
+    """
+    values = torch.linalg.eigvalsh(torch.as_tensor(covariance, dtype=torch.float64))
+    return float(values.square().sum() / values[-1] ** 2)
+
+
+def unevenness(covariance: Any) -> float:
+    """|C - m I|_F / |m I|_F, m = tr(C)/n the mean variance. [0, sqrt(n - 1)]; 0: a multiple of the identity.
+
+    NeurIPS 2024, corollary 4.2 (v): residuals of the unconstrained feature model have a covariance of this form.
+
+    Example:
+        >>> unevenness([[3.0, 0.0], [0.0, 3.0]])
+        0.0
+    """
+    c = torch.as_tensor(covariance, dtype=torch.float64)
+    even = torch.eye(len(c), dtype=torch.float64) * c.trace() / len(c)
+    return float((c - even).norm() / even.norm())

@@ -8,9 +8,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from nrc.figures.style import pretty
 from nrc.metrics import METRICS
 from nrc.places import PROTOCOLS
-from nrc.report.scorecard import title
 from nrc.runs.read import LONG, Run, Runs
 
 POINTS = 80  # at most so many per curve
@@ -37,7 +37,7 @@ def data(runs: Runs) -> dict[str, Any]:
         here = runs_in(runs, folder)
         if here:
             experiments[folder] = {name: [_curves(run) for run in found] for name, found in here.items()}
-            labels[folder] = {name: title(name, found) for name, found in here.items()}
+            labels[folder] = {name: pretty(name, found) for name, found in here.items()}
     used = {
         m for sets in experiments.values() for found in sets.values() for run in found for m in _names(run)
     }

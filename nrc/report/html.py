@@ -1,14 +1,13 @@
-"""The report: one self-contained HTML page, from run directories and finished figures alone.
+"""The report: a page of answers and its explorer, from run directories and finished figures alone.
 
-The page opens from disk without a network: style, scripts, pictures and numbers are in it. Its
-Content-Security-Policy forbids every request.
+`index.html` links figures and runs in the folders beside it; `explorer.html` has its numbers and scripts inside. Both
+open from disk without a network; their Content-Security-Policy forbids every request to one.
 """
 
-import base64
-import io
 import json
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,12 +18,13 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from nrc.figures import animation
+from nrc.figures.registry import figures as registered
 from nrc.report import explorer
-from nrc.report.findings import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, mean, value_range
 from nrc.report.published import comparisons
-from nrc.report.scorecard import Row, as_table, as_text, scorecard
+from nrc.report.registry import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, mean, value_range
+from nrc.report.scorecard import Row, scorecard, table
 from nrc.runs.directory import atomic
-from nrc.runs.read import Run, Runs
+from nrc.runs.read import Runs
 
 log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
@@ -37,13 +37,8 @@ MARKS = {
 }
 
 
-def write_report(
-    outputs: Path,
-    protocol: str = "quick",
-    *,
-    folder: Path | None = None,
-) -> list[Path]:
-    """Judge the claims, draw the animation and write the page.
+def write_report(outputs: Path, protocol: str = "quick", *, folder: Path | None = None) -> list[Path]:
+    """Judge the claims, draw the animation and write the pages.
 
     Args:
         outputs: the folder of experiments, with `figures/` as `draw_all` left it (may be missing).
@@ -51,7 +46,7 @@ def write_report(
         folder: where to write; None: `outputs/report`.
 
     Returns:
-        `index.html`, `scorecard.csv`, and `collapse.gif` with its still if there are frames.
+        `index.html`, `explorer.html`, `scorecard.csv`, and `collapse.gif` with its still if there are frames.
 
     Example:
         write_report(Path("outputs"), "quick")
@@ -62,43 +57,63 @@ def write_report(
     runs = Runs(outputs, protocol)
     rows = scorecard(runs)
     moving = animation.find(runs)
-    written = [folder / "index.html", folder / "scorecard.csv"]
-    if moving is not None:
-        gif = animation.animate(moving, folder / "collapse.gif")
-        written += [gif, gif.with_suffix(".png")]
-    with atomic(written[1]) as tmp:
-        as_table(rows).to_csv(tmp, index=False, lineterminator="\n")
-    page = render(runs, rows, folder, moving)
-    with atomic(written[0]) as tmp:
-        tmp.write_text(page, encoding="utf-8")
-    log.info(as_text(rows))
-    log.info(f"{written[0]}: {len(page.encode()) / 1e6:.1f} MB, {len(rows)} verdicts")
-    return written
+    gif = animation.animate(moving, folder / "collapse.gif") if moving else None
+    texts = {
+        "index.html": render(runs, rows, folder, gif),
+        "explorer.html": render_explorer(runs),
+        "scorecard.csv": table(rows, protocol).to_csv(index=False, lineterminator="\n"),
+    }
+    for name, text in texts.items():
+        with atomic(folder / name) as tmp:
+            tmp.write_text(text, encoding="utf-8")
+    counts = ", ".join(f"{n} {word}" for word, n in Counter(row.verdict for row in rows).items())
+    log.info(f"{folder / 'index.html'}: {counts}")
+    return [*(folder / name for name in texts), *([gif, gif.with_suffix(".png")] if gif else [])]
 
 
-def render(runs: Runs, rows: list[Row], folder: Path, moving: Run | None = None) -> str:
-    """The page as text; links are relative to `folder`."""
-    link = _Linker(folder)
-    figures = _figures(runs, link)
+def _template(name: str) -> Any:
     templates = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     templates.filters |= {"mean": mean, "range": value_range}
-    return templates.get_template("page.html").render(
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()),
-        script=Markup((HERE / "explorer.js").read_text(encoding="utf-8")),
-        numbers=Markup(embedded_json(explorer.data(runs))),
-        protocol=runs.protocol,
-        facts=_facts(runs),
-        parts=_parts(rows, link),
-        counts={word: sum(row.verdict == word for row in rows) for word in MARKS},
-        depending=sum(row.finding.depends_on_view for row in rows),
-        marks=MARKS,
-        figures=figures,
-        figure_names={figure["name"] for figure in figures},
-        comparisons=comparisons(runs),
-        moving=_moving(moving, folder),
+    return templates.get_template(name)
+
+
+def _inside(name: str) -> Markup:
+    return Markup((HERE / name).read_text(encoding="utf-8"))
+
+
+def render(runs: Runs, rows: list[Row], folder: Path, gif: Path | None = None) -> str:
+    """The report as text; links are relative to `folder`."""
+    link = _Linker(folder)
+    pictures = _pictures(runs, link)
+    return str(
+        _template("page.html").render(
+            css=_inside("page.css"),
+            script=_inside("page.js"),
+            protocol=runs.protocol,
+            facts=_facts(runs),
+            answers=answers(rows, pictures),
+            parts=_parts(rows, link, pictures),
+            counts={word: sum(row.verdict == word for row in rows) for word in MARKS},
+            depending=sum(row.finding.depends_on_view for row in rows),
+            marks=MARKS,
+            figures=pictures,
+            comparisons=comparisons(runs),
+            moving=_moving(gif, link) if gif else None,
+        )
+    )
+
+
+def render_explorer(runs: Runs) -> str:
+    """The explorer as text: every curve of every run, and what draws it."""
+    return str(
+        _template("explorer.html").render(
+            css=_inside("page.css"),
+            plotly=Markup(get_plotlyjs()),
+            script=_inside("explorer.js"),
+            numbers=Markup(embedded_json(explorer.data(runs))),
+        )
     )
 
 
@@ -117,11 +132,6 @@ class _Linker:
     def __call__(self, path: Path) -> str:
         return quote(Path(os.path.relpath(path.absolute(), self.folder)).as_posix(), safe="/=.-_")
 
-    def runs(self, runs: list[Run]) -> list[dict[str, str]]:
-        return [
-            {"href": self(run.path) + "/", "text": f"λ={run.weight_decay:g} seed {run.seed}"} for run in runs
-        ]
-
 
 def _facts(runs: Runs) -> list[str]:
     """Where the numbers come from: how many runs, versions, commits."""
@@ -130,19 +140,51 @@ def _facts(runs: Runs) -> list[str]:
     ]
     if not found:
         return ["no finished runs"]
-    kinds = sorted({run.kind for run in found})
     environments = [run.info.get("environment", {}) for run in found]
     versions = sorted({f"torch {e['torch']}" for e in environments if e.get("torch")})
     commits = sorted({e["git_commit"] for e in environments if e.get("git_commit")})
+    kinds = "data: " + ", ".join(sorted({run.kind for run in found}))
     return [
         f"{len(found)} finished runs",
-        "data: " + ", ".join(kinds),
+        kinds,
         *versions,
-        *([f"commit {', '.join(commits[:3])}"] if commits else []),
+        *([f"commit {', '.join(commits[:3])}"] * bool(commits)),
     ]
 
 
-def _parts(rows: list[Row], link: _Linker) -> list[dict[str, Any]]:
+def answers(rows: list[Row], pictures: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line for each figure of the papers: whether the claims that it shows hold in all runs that are there."""
+    places: dict[str, list[str]] = {}  # a figure of a paper may be drawn in several
+    for figure in registered().values():
+        if figure.paper:
+            many = "s" * (len(figure.numbers) > 1)
+            where = f"{figure.paper}, figure{many} {' and '.join(map(str, figure.numbers))}"
+            places.setdefault(where, []).append(figure.name)
+    found = []
+    for where, names in places.items():
+        mine = [row for row in rows if row.claim.figure in names]
+        words = [row.verdict for row in mine if row.verdict not in (NOT_RUN, UNTESTABLE)]
+        held = words.count(HOLDS)
+        if not words:
+            tried = UNTESTABLE if any(row.runs for row in mine) else NOT_RUN
+            word, look = (tried if mine else "no claim"), "absent"
+        elif held == len(words):
+            word, look = "yes", "holds"
+        elif FAILS not in words:
+            word, look = f"not yet: {held} of {len(words)}", "open"
+        else:
+            word, look = f"in part: {held} of {len(words)}" if held else "no", "fails"
+        claims = []
+        for claim in dict.fromkeys(row.claim.id for row in mine):
+            told = Counter(MARKS[row.verdict][0] for row in mine if row.claim.id == claim)
+            title = next(row.claim.title for row in mine if row.claim.id == claim)
+            claims.append((title, claim, " ".join(f"{n}{mark}" for mark, n in told.items())))
+        picture = next((p for p in pictures if p["figure"] in names), None)
+        found.append({"where": where, "picture": picture, "word": word, "look": look, "claims": claims})
+    return found
+
+
+def _parts(rows: list[Row], link: _Linker, pictures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The matrix (claims by settings) and the tables, by part of the papers."""
     parts = []
     for part in dict.fromkeys(row.claim.part for row in rows):
@@ -152,28 +194,30 @@ def _parts(rows: list[Row], link: _Linker) -> list[dict[str, Any]]:
         for claim in dict.fromkeys(row.claim.id for row in here):
             mine = [row for row in here if row.claim.id == claim]
             cells = {row.setting: row for row in mine}
-            claims.append(
-                {
-                    "claim": mine[0].claim,
-                    "cells": [cells.get(setting) for setting in settings],
-                    "rows": [_row(row, link) for row in mine],
-                }
-            )
-        slug = part.replace(" ", "-")
+            entries = [_row(row, link, pictures) for row in mine]
+            cell = [cells.get(setting) for setting in settings]
+            claims.append({"claim": mine[0].claim, "cells": cell, "rows": entries})
         columns = {row.setting: row.facts for row in here if row.facts}
+        slug = part.replace(" ", "-")
         parts.append({"name": part, "slug": slug, "settings": settings, "claims": claims, "columns": columns})
     return parts
 
 
-def _row(row: Row, link: _Linker) -> dict[str, Any]:
-    return {"row": row, "finding": row.finding, "id": row_id(row), "runs": link.runs(row.runs)}
+def _row(row: Row, link: _Linker, pictures: list[dict[str, Any]]) -> dict[str, Any]:
+    mine = [p["name"] for p in pictures if p["figure"] == row.claim.figure]
+    own = [name for name in mine if row.data in name]  # a figure may be drawn once for each data set
+    return {
+        "row": row,
+        "finding": row.finding,
+        "id": f"{row.claim.id}-{row.experiment}-{row.data}",
+        "figure": next(iter(own or mine), ""),
+        "runs": [
+            {"href": link(run.path) + "/", "text": f"λ={run.weight_decay:g} seed {run.seed}"} for run in row.runs
+        ],
+    }  # fmt: skip
 
 
-def row_id(row: Row) -> str:
-    return f"{row.claim.id}-{row.experiment}-{row.data}"
-
-
-def _figures(runs: Runs, link: _Linker) -> list[dict[str, Any]]:
+def _pictures(runs: Runs, link: _Linker) -> list[dict[str, Any]]:
     """Every figure of `captions.json` whose picture exists."""
     home = runs.outputs / "figures"
     if not (home / "captions.json").exists():
@@ -183,52 +227,26 @@ def _figures(runs: Runs, link: _Linker) -> list[dict[str, Any]]:
         picture = home / f"{name}.png"
         if not picture.exists():
             continue
-        width, height = _size(picture)
         files = [f for f in entry["files"] if not f.endswith(".png") and (home / f).exists()]
+        made = [run for run in entry["runs"] if (runs.outputs / run).exists()]
         found.append(
             entry
+            | _measures(picture, link)
             | {
                 "name": name,
-                "src": data_uri(picture),
-                "href": link(picture),
-                "width": width,
-                "height": height,
                 "links": [{"href": link(home / file), "text": file} for file in files],
-                "runs": [
-                    {"href": link(runs.outputs / run) + "/", "text": run}
-                    for run in entry["runs"]
-                    if (runs.outputs / run).exists()
-                ],
+                "runs": [{"href": link(runs.outputs / run) + "/", "text": run} for run in made],
             }
         )
     return found
 
 
-def _moving(run: Run | None, folder: Path) -> dict[str, Any] | None:
-    if run is None:
-        return None
-    gif, still = folder / "collapse.gif", folder / "collapse.png"
-    width, height = _size(still)
-    return {
-        "src": data_uri(gif),
-        "still": data_uri(still),
-        "caption": animation.CAPTION,
-        "width": width,
-        "height": height,
-    }
+def _moving(gif: Path, link: _Linker) -> dict[str, Any]:
+    still = _measures(gif.with_suffix(".png"), link)
+    return {"caption": animation.CAPTION, "gif": link(gif), **still}
 
 
-def data_uri(picture: Path) -> str:
-    """A PNG or GIF file as text; a PNG with 256 colours, which is a third of the size and looks the same."""
-    raw = picture.read_bytes()
-    if picture.suffix == ".png":
-        small = io.BytesIO()
-        with Image.open(picture) as image:
-            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG")
-        raw = small.getvalue()
-    return f"data:image/{picture.suffix[1:]};base64,{base64.b64encode(raw).decode()}"
-
-
-def _size(picture: Path) -> tuple[int, int]:
+def _measures(picture: Path, link: _Linker) -> dict[str, Any]:
     with Image.open(picture) as image:
-        return image.size
+        width, height = image.size
+    return {"href": link(picture), "width": width, "height": height}

@@ -1,55 +1,34 @@
-"""The claims of the two papers, judged on the runs at hand.
+"""The scorecard: every claim on every data set of its experiments, as one table; and that table against the committed one.
 
-`nrc/reference/claims.yaml` says what is claimed and where it should be tested; the rules are the functions of
-the modules RULES.
+rows = scorecard(Runs(Path("outputs"), "quick"))
+table(rows)                                    # a pandas frame, one line per claim, experiment and data set
+compare(table(rows), read_committed(), "quick")
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from nrc.errors import UserError
-from nrc.figures.reference import base
 from nrc.figures.style import describe_model, pretty
-from nrc.report import decay_rules, deep_rules, depth_rules, rules, ufm_rules
-from nrc.report.findings import NOT_RUN, Case, Finding, summary
-from nrc.report.literature import published_tau
-from nrc.runs.read import Run, Runs, lambda_groups, runs_of
+from nrc.places import ROOT
+from nrc.report.published import published_tau
+from nrc.report.registry import NOT_RUN, NOT_YET, Case, Claim, Finding, claims, number, summary
+from nrc.runs.directory import atomic
+from nrc.runs.read import Run, Runs, runs_of
 
-CLAIMS = Path(__file__).parents[1] / "reference" / "claims.yaml"
-CONTROLS = {"sgemm": "sgemm_decay"}  # experiments whose runs without weight decay lie elsewhere
-# experiments with more weight decays of the same
-GRIDS = {"prevalence": "phase", "prevalence_linear": "phase_linear"}
-ACRONYMS = ("sgemm",)
-RULES = (rules, decay_rules, ufm_rules, deep_rules, depth_rules)
-MODELS = {"prevalence": "ReLU", "prevalence_linear": "linear", "images": "ResNet"}
-HOMES = {  # data sets that have experiments of their own
-    "low_rank": ("low_rank",),
-    "sgemm": ("sgemm",),
-    "images": ("carla_2d", "carla_1d", "utkface"),
-}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim: `rule` names a function of one of the modules RULES; `experiments`: run folder -> figure."""
-
-    id: str
-    part: str
-    title: str
-    claim: str
-    source: str
-    rule: str
-    data: list[str]
-    experiments: dict[str, str]
-
-    @property
-    def rule_text(self) -> str:
-        """The rule in one sentence: the first line of the function's docstring."""
-        return (_rule(self.rule).__doc__ or "").strip().splitlines()[0]
+COMMITTED = Path(__file__).parents[1] / "reference" / "scorecard.csv"
+KEY = ["protocol", "claim", "experiment", "data"]
+COLUMNS = [*KEY, "runs", "verdict", "measured", "tolerance", "why_tolerance", "bound"]
+OR = " or "  # between the verdicts of a claim that kinds of processors decide differently
+LEAST, SHARE = 1e-6, 0.02  # floor of a tolerance: absolute, and as a share of the value
+MARGIN = 2.0  # other processors than those tried may lie further apart
 
 
 @dataclass(frozen=True)
@@ -57,12 +36,11 @@ class Row:
     """One claim on one data set.
 
     Attributes:
-        setting: data set and network in a few words, e.g. "Reacher, ReLU".
+        setting: data set and experiment in a few words.
         finding: numbers and verdict.
         runs: the runs that were judged; [] when there are none.
-        figure: name of the figure that shows it.
         scale: weight decay, decay budget, number of seeds.
-        facts: the same with protocol, share of the published tau, kind of data and network.
+        facts: the same with protocol, kind of data and network.
     """
 
     claim: Claim
@@ -71,145 +49,231 @@ class Row:
     setting: str
     finding: Finding
     runs: list[Run]
-    figure: str
-    scale: str
-    facts: str
+    scale: str = ""
+    facts: str = ""
 
     @property
     def verdict(self) -> str:
         return self.finding.verdict
 
 
-def title(data: str, runs: Sequence[Run] = ()) -> str:
-    """Name of a data set, with its runs also that it is a stand-in; acronyms stay capital."""
-    return data.upper() if data in ACRONYMS else pretty(data, runs)
+def planned(protocol: str) -> dict[str, dict[str, bool]]:
+    """Experiment -> data sets that conf/experiment runs it on in this protocol -> whether they need a user's file."""
+    found: dict[str, dict[str, bool]] = {}
+    for file in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
+        told = _declared(file.stem)
+        if protocol in told["protocols"]:
+            own = bool(told.get("needs_path"))
+            found.setdefault(told["name"], {}).update(dict.fromkeys(told["datasets"], own))
+    return found
 
 
-def _rule(name: str):  # type: ignore[no-untyped-def]
-    for module in RULES:
-        if name in vars(module) and not name.startswith("_"):
-            return vars(module)[name]
-    raise UserError(f"claims.yaml: there is no rule {name!r} in nrc/report/*rules.py")
+def _declared(name: str) -> dict[str, Any]:
+    """The `experiment` block of a file, on top of those of the files it builds on (nrc.cli.config has Hydra's own)."""
+    file = yaml.safe_load((ROOT / "conf" / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
+    parents = [entry for entry in file.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    return {k: v for part in [*map(_declared, parents), file.get("experiment", {})] for k, v in part.items()}
 
 
-def read_claims(file: Path = CLAIMS) -> list[Claim]:
-    """The committed claims, in the order of the report.
-
-    Raises:
-        UserError: an entry with a missing or unknown key, or a rule that does not exist.
-    """
-    claims = []
-    for entry in yaml.safe_load(file.read_text(encoding="utf-8")):
-        try:
-            claims.append(Claim(**entry))
-        except TypeError as error:
-            raise UserError(f"{file}: claim {entry.get('id')!r}: {error}") from None
-        _rule(claims[-1].rule)
-    return claims
-
-
-def scorecard(runs: Runs, claims: list[Claim] | None = None) -> list[Row]:
-    """Judge every claim on every data set it names or has runs for.
+def scorecard(runs: Runs, chosen: Sequence[Claim] | None = None) -> list[Row]:
+    """Judge every claim on every data set that its experiments are declared on or have runs for.
 
     Args:
         runs: the finished runs.
-        claims: None takes the committed ones.
-
-    Example:
-        rows = scorecard(Runs(Path("outputs"), "quick"))
-        print(as_text(rows))
+        chosen: None takes all claims.
     """
+    declared = planned(runs.protocol)
     rows = []
-    for claim in claims if claims is not None else read_claims():
-        where = {name: runs_of(runs, name) for name in claim.experiments}
-        for experiment, home in where.items():
-            found = home.of(experiment)
-            here = {base(data) for data in found}
-            expected = [d for d in claim.data if _belongs(d, experiment) and (d in found or d not in here)]
-            if runs.datasets is not None:
-                expected = [d for d in expected if d in runs.datasets]
-            for data in [*expected, *(d for d in found if d not in expected)]:
-                rows.append(_judge(claim, experiment, data, home))
+    for claim in claims() if chosen is None else chosen:
+        for experiment in claim.on:
+            sets: dict[str, list[Run]] = {}
+            for run in _all(runs, experiment):
+                sets.setdefault(run.dataset if claim.by == "dataset" else run.data, []).append(run)
+            here = {run.dataset for found in sets.values() for run in found}
+            names = [*(d for d in declared.get(experiment, ()) if d in sets or d not in here), *sets]
+            for data in dict.fromkeys(names):
+                if (not claim.data or data in claim.data) and data in (runs.datasets or [data]):
+                    rows.append(_judge(claim, experiment, data, sets.get(data, []), runs))
     return rows
 
 
-def _belongs(data: str, experiment: str) -> bool:
-    """Whether an expected data set is one of this experiment's."""
-    elsewhere = [d for sets in HOMES.values() for d in sets]
-    return data in HOMES[experiment] if experiment in HOMES else data not in elsewhere
+def _all(runs: Runs, experiment: str) -> list[Run]:
+    """Its runs of this protocol; of an experiment that compares protocols, or is too long for this one, all."""
+    found = runs_of(runs, experiment).of(experiment) or runs.of(experiment, both_protocols=True)
+    return [run for these in found.values() for run in these if run.snapshots]
 
 
-def _groups(home: Runs, experiment: str, data: str) -> dict[float, list[Run]]:
-    """All runs by weight decay, those of the experiment's grid among them; the longest of each seed."""
-    longest: dict[tuple[float, int], Run] = {}
-    for name in (experiment, GRIDS.get(experiment, experiment)):
-        for run in home.of(name).get(data, []):
-            place = (run.weight_decay, run.seed)
-            if run.snapshots and (place not in longest or run.tau > longest[place].tau):
-                longest[place] = run
-    return lambda_groups(list(longest.values()))
-
-
-def _judge(claim: Claim, experiment: str, data: str, home: Runs) -> Row:
-    label = MODELS.get(experiment)
-    main = [run for run in home.headline(experiment, data) if run.snapshots]
-    setting = title(data, main) + (f", {label}" if label else "")
-    figure = claim.experiments[experiment].format(data=data)
+def _judge(claim: Claim, experiment: str, data: str, found: list[Run], runs: Runs) -> Row:
+    setting = f"{pretty(data, found[:1])}, {experiment.replace('_', ' ')}"
+    main = [run for run in found if run.role == "headline"]
     if not main:
-        finding = Finding("", [], {}, NOT_RUN, f"no finished run of experiment {experiment} on {data}")
-        return Row(claim, experiment, data, setting, finding, [], figure, "", "")
-    control = home.control(experiment, data)
-    if not control and experiment in CONTROLS:
-        control = home.control(CONTROLS[experiment], data)  # of the same protocol, or the lengths differ
-    case = Case(main, control, _groups(home, experiment, data), published_tau(experiment, data))
+        return Row(claim, experiment, data, setting, Finding("", [], NOT_RUN, "no finished run"), [])
+    control = [run for run in found if run.role == "control"]
+    if experiment in claim.also:
+        more = [run for run in _all(runs, claim.also[experiment]) if run.data == data]
+        control = control or [run for run in more if run.role == "control"]
+        found = [*found, *more]
+    case = Case(found, main, control, published_tau(experiment, data))
+    finding = claim.judge(case)
     run = main[0]
-    scale = f"λ = {run.weight_decay:g}, λτ = {run.budget:.3g}, {_count(main)}"
+    count = f"{len(main)} seeds" if len({r.seed for r in main}) > 1 else f"{len(main)} runs"
+    scale = f"λ = {run.weight_decay:g}, λτ = {run.budget:.3g}, {count if len(main) > 1 else '1 run'}"
     facts = f"{scale}; {run.protocol} protocol, {case.clock}; data: {run.kind}; {describe_model(run)}"
-    finding = _rule(claim.rule)(case)
     used = list(dict.fromkeys([*main, *control, *finding.runs]))
-    return Row(claim, experiment, data, setting, finding, used, figure, scale, facts)
+    return Row(claim, experiment, data, setting, finding, used, scale, facts)
 
 
-def _count(runs: Sequence[Run]) -> str:
-    """Over how many runs: one is no seed range, and says so."""
-    return f"{len(runs)} seeds" if len(runs) > 1 else "1 run"
+def table(rows: Iterable[Row], protocol: str = "quick") -> pd.DataFrame:
+    """One line per claim, experiment and data set; `measured` is the mean over the seeds."""
+    return pd.DataFrame(_line(row, protocol) for row in rows)
 
 
-def as_table(rows: list[Row]) -> pd.DataFrame:
-    """One line per claim and data set, for a csv."""
-    return pd.DataFrame(
-        {
-            "claim": row.claim.id,
-            "source": row.claim.source,
-            "data": row.data,
-            "experiment": row.experiment,
-            "quantity": row.finding.quantity,
-            "measured": summary(row.finding.measured),
-            "beside": "; ".join(f"{k}: {summary(v)}" for k, v in row.finding.beside.items()),
-            "verdict": row.verdict,
-            "beside_published": row.finding.reach,
-            "depends_on_view": row.finding.depends_on_view,
-            "why": row.finding.why,
-            "views": "; ".join(
-                f"{v.name} ({v.quantity}): {summary(v.values)}, {v.verdict or v.note}"
-                for v in row.finding.views
-            ),
-            "facts": row.facts,
-        }
-        for row in rows
-    )
+def _line(row: Row, protocol: str) -> dict[str, Any]:
+    f = row.finding
+    finite = [v for v in f.measured if math.isfinite(v)]
+    return {
+        "protocol": protocol,
+        "claim": row.claim.id,
+        "experiment": row.experiment,
+        "data": row.data,
+        "runs": len(row.runs),
+        "verdict": f.verdict,
+        "measured": float(np.mean(finite)) if finite else math.nan,
+        # over the seeds; the variants of a set differ for other reasons
+        "spread": max(finite) - min(finite) if finite and row.claim.by == "data" else 0.0,
+        "bound": f.bound,
+        "grain": f.grain,
+        "stand_in": any(run.kind == "stand-in" for run in row.runs),
+        "source": row.claim.source,
+        "quantity": f.quantity,
+        "beside": "; ".join(f"{k}: {summary(v)}" for k, v in f.beside.items()),
+        "beside_published": f.reach,
+        "depends_on_view": f.depends_on_view,
+        "why": f.why,
+        "views": "; ".join(f"{v.name} ({v.quantity}): {summary(v.values)}, {v.verdict or v.note}" for v in f.views),
+        "facts": row.facts,
+    }  # fmt: skip
 
 
-def as_text(rows: list[Row]) -> str:
-    """The scorecard for a terminal."""
-    lines = [
-        f"{'claim':18} {'data':28} {'measured (mean [range])':34} {'verdict':20} {'published':23} depends"
+def committed(*tables: pd.DataFrame) -> pd.DataFrame:
+    """What is committed of the scorecards of the same runs made on several kinds of processors.
+
+    The value is the first table's. Its tolerance is the largest of: the spread over the seeds, twice the spread over
+    the tables, and a floor of 2 % of it, 1e-6 and the grain of what is counted. Stand-in images get none: processors
+    round networks on images to different ends, so their verdict alone is held, and of several verdicts any.
+    """
+    first, *others = [
+        {tuple(row[k] for k in KEY): row for row in _records(t) if row["verdict"] != NOT_RUN} for t in tables
     ]
-    for row in rows:
-        measured = summary(row.finding.measured)
-        depends = "on the view" if row.finding.depends_on_view else ""
-        reach = row.finding.reach.removesuffix(" than published").removesuffix(" as published")
+    lines = []
+    for key, row in first.items():
+        same = [row, *(other[key] for other in others if key in other)]
+        value = row["measured"]
+        apart = [abs(r["measured"] - value) for r in same if math.isfinite(r["measured"] - value)]
+        ways = {
+            "seeds": row["spread"],
+            "processors": MARGIN * max(apart, default=0.0),
+            "floor": max(LEAST, SHARE * abs(value), row["grain"]),
+        }
+        why = max(ways, key=lambda name: np.nan_to_num(ways[name]))
+        if not math.isfinite(value):
+            why = "no number"
+        elif row["stand_in"]:
+            why = "stand-in"
+        held = {
+            "verdict": OR.join(dict.fromkeys(r["verdict"] for r in same)),
+            "tolerance": ways.get(why, math.nan),
+            "why_tolerance": why,
+        }
+        lines.append({**{name: row[name] for name in COLUMNS if name in row}, **held})
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def read_committed(file: Path = COMMITTED) -> pd.DataFrame:
+    """The committed scorecard.
+
+    Raises:
+        UserError: it is missing, or a column is.
+    """
+    if not file.exists():
+        raise UserError(f"{file} is missing; python scripts/report.py --write-scorecard writes it")
+    found = pd.read_csv(file, comment="#")
+    if list(found.columns) != COLUMNS:
+        raise UserError(f"{file} must have the columns {', '.join(COLUMNS)}")
+    return found
+
+
+def write_committed(new: pd.DataFrame, file: Path = COMMITTED) -> None:
+    """Put these rows into the file. Rows of other protocols, and those that are not among the new ones, stay."""
+    old = read_committed(file) if file.exists() else pd.DataFrame(columns=COLUMNS)
+    kept = old[~old.set_index(KEY).index.isin(new.set_index(KEY).index)]
+    both = pd.concat([f for f in (kept, new) if len(f)], ignore_index=True)
+    order = {c.id: k for k, c in enumerate(claims())}
+    both = both[both.claim.isin(order)]  # a claim that is gone takes its rows along
+    both = both.sort_values(KEY, key=lambda c: c.map(order) if c.name == "claim" else c, kind="stable")
+    with atomic(file) as tmp:
+        both.to_csv(tmp, index=False, float_format="%.4g", lineterminator="\n")
+
+
+def compare(
+    now: pd.DataFrame, known: pd.DataFrame, protocol: str, sets: Collection[str] | None = None
+) -> pd.DataFrame:
+    """Every committed row of a protocol beside what the runs say now.
+
+    Args:
+        now: `table(scorecard(runs))`.
+        known: `read_committed()`.
+        protocol: which rows.
+        sets: names of data sets in conf/data; None: all.
+
+    Returns:
+        The committed rows with the columns `now`, `said` and `problem`, which is "" where they agree.
+    """  # fmt: skip
+    own_file = {(e, d) for e, found in planned(protocol).items() for d, own in found.items() if own}
+    here = {tuple(row[k] for k in KEY): row for row in _records(now)}
+    lines = []
+    for row in _records(known[known.protocol == protocol]):
+        base = row["data"].partition("-")[0]
+        if sets is not None and base not in sets:
+            continue
+        found = here.get(tuple(row[k] for k in KEY))
+        if found is None or found["verdict"] == NOT_RUN:
+            if (row["experiment"], base) in own_file:
+                continue  # needs a file of the user's own
+            lines.append({**row, "now": math.nan, "said": NOT_RUN, "problem": "not run"})
+        else:
+            today = {"now": found["measured"], "said": found["verdict"], "problem": _problem(row, found)}
+            lines.append({**row, **today})
+    return pd.DataFrame(lines, columns=[*COLUMNS, "now", "said", "problem"])
+
+
+def _problem(row: dict[str, Any], found: dict[str, Any]) -> str:
+    """What differs between a committed row and the same row of today; "" if nothing does."""
+    words = row["verdict"].split(OR)
+    if found["runs"] < row["runs"]:
+        return f"{row['runs'] - found['runs']} of {row['runs']} runs missing"
+    # written so that NaN (no number, no bound, no tolerance) excuses nothing
+    near_bound = abs(found["measured"] - row["bound"]) <= row["tolerance"]
+    near_value = abs(found["measured"] - row["measured"]) <= row["tolerance"]
+    if found["verdict"] not in words and not (near_bound and near_value):
+        return f"{found['verdict']!r}, committed {row['verdict']!r}; {found['why']}"
+    if NOT_YET in (*words, found["verdict"]) or math.isnan(row["tolerance"]) or near_value:
+        return ""
+    return "the number has moved by more than the tolerance"
+
+
+def as_text(compared: pd.DataFrame) -> str:
+    """The comparison for a terminal, one line per row."""
+    lines = [f"{'':4}  {'claim':18} {'where':34} {'measured':10} {'committed':22} verdict"]
+    for row in _records(compared):
+        spread = "" if math.isnan(row["tolerance"]) else f" ± {number(row['tolerance'])}"
         lines.append(
-            f"{row.claim.id:18} {row.setting:28} {measured:34} {row.verdict:20} {reach:23} {depends}".rstrip()
+            f"{'FAIL' if row['problem'] else 'ok':4}  {row['claim']:18} {row['experiment'] + '/' + row['data']:34} "
+            f"{number(row['now']):10} {number(row['measured']) + spread:22} {row['said']}"
+            + (f"; {row['problem']}" if row["problem"] else "")
         )
     return "\n".join(lines)

@@ -243,7 +243,7 @@ def runs_of(runs: Runs, experiment: str) -> Runs:
     if experiment not in LONG or runs.of(experiment):
         return runs
     for protocol in PROTOCOLS[::-1]:
-        other = replace(runs, protocol=protocol, _read={})
+        other = replace(runs, protocol=protocol)  # folders name their protocol: what was read serves both
         if other.of(experiment):
             return other
     return runs

@@ -1,16 +1,16 @@
-"""The scorecard's rules for all layers: each holds on runs that show what is claimed, and not on those that only seem to."""
+"""The claims on all layers: each holds on runs that show what is claimed, and not on those that only seem to."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from nrc.figures._reference import published
 from report_runs import case, run_of
 
-from nrc.report import deep_rules, depth_rules
-from nrc.report.findings import FAILS, HOLDS, NOT_YET, UNTESTABLE, Case, Finding, beats
-from nrc.report.layers import deep_mean
-from nrc.report.literature import by_layer, published_tau
+from nrc.figures.reference import published
+from nrc.report.claims import layers
+from nrc.report.claims.layers import deep_mean
+from nrc.report.published import by_layer, published_tau
+from nrc.report.registry import FAILS, HOLDS, NOT_YET, UNTESTABLE, Case, Finding, beats
 from nrc.runs.read import Run
 
 DEEP = {
@@ -41,13 +41,13 @@ def deep(layers: dict | None = None, **more: object) -> Case:
 
 
 DEEP_RULES: dict[str, Callable[[Case], Finding]] = {
-    "noise": deep_rules.noise,
-    "alignment": deep_rules.alignment,
-    "low_rank_weights": deep_rules.low_rank_weights,
-    "target_alignment": deep_rules.target_alignment,
-    "predictability": depth_rules.predictability,
-    "depth": depth_rules.depth,
-    "depth_needs_decay": depth_rules.depth_needs_decay,
+    "noise": layers.noise,
+    "alignment": layers.alignment,
+    "low_rank_weights": layers.low_rank_weights,
+    "target_alignment": layers.target_alignment,
+    "predictability": layers.predictability,
+    "depth": layers.depth,
+    "depth_decay": layers.depth_decay,
 }
 
 
@@ -56,9 +56,9 @@ def test_layerwise_rules_hold_on_a_collapsed_network_and_fail_on_a_flat_one(name
     rule = DEEP_RULES[name]
     assert rule(deep()).verdict == HOLDS
     # with nothing collapsed there is nothing to compare
-    assert rule(deep(FLAT)).verdict == (UNTESTABLE if name == "depth_needs_decay" else FAILS)
+    assert rule(deep(FLAT)).verdict == (UNTESTABLE if name == "depth_decay" else FAILS)
     early = rule(deep(FLAT, tau=100.0))  # budget 1
-    assert early.verdict == (UNTESTABLE if name == "depth_needs_decay" else NOT_YET)
+    assert early.verdict == (UNTESTABLE if name == "depth_decay" else NOT_YET)
     assert "decay budget 1" in early.why
 
 
@@ -83,45 +83,53 @@ def test_linear_prediction_is_judged_on_held_out_rows() -> None:
     bad = {"linear_mse": [1.0, 1.0, 0.9, 0.9]}
     end = {"mse": 0.1, "mse (test)": 0.12}
     over = case(run_of(end, layers=DEEP | fits, layers_start=DEEP | fits, held_out=bad))
-    found = depth_rules.predictability(over)
+    found = layers.predictability(over)
     assert found.verdict == FAILS and found.measured == [pytest.approx((0.9 - 0.12) / 2.5)]
-    assert depth_rules.collapsed_layers(over.main[0]) == 0
+    assert layers.collapsed_layers(over.main[0]) == 0
     views = {v.name: v for v in found.views}
     assert views["as in the paper"].values == [pytest.approx(0.0)]
     good = {"linear_mse": [1.0, 1.0, 0.13, 0.13]}
     generalises = case(run_of(end, layers=DEEP, layers_start=FLAT, held_out=good))
-    assert depth_rules.predictability(generalises).verdict == HOLDS
-    assert depth_rules.collapsed_layers(generalises.main[0]) == 2
+    assert layers.predictability(generalises).verdict == HOLDS
+    assert layers.collapsed_layers(generalises.main[0]) == 2
 
 
 def test_views_of_the_layerwise_rules() -> None:
-    aligned = deep_rules.target_alignment(deep())
+    aligned = layers.target_alignment(deep())
     verdicts = {v.name: v.verdict for v in aligned.views}
     assert aligned.depends_on_view and verdicts["as in the released code"] == FAILS
     assert verdicts["as on the poster"] == "" and "any features" in aligned.views[-1].note
-    assert depth_rules.predictability(deep()).depends_on_view  # without an intercept the map fails
-    weights = deep_rules.low_rank_weights(deep({"stable_rank_weights": [9.0, 8.0, 3.0, 3.0]}))
+    assert layers.predictability(deep()).depends_on_view  # without an intercept the map fails
+    weights = layers.low_rank_weights(deep({"stable_rank_weights": [9.0, 8.0, 3.0, 3.0]}))
     assert {v.name: v.verdict for v in weights.views} == {"as in the paper": FAILS, "corrected": HOLDS}
 
 
 def test_the_papers_own_number_of_directions_is_not_passed_off_as_ours() -> None:
     """low_rank: the paper measured with 3 directions, the targets have 2."""
     sigma = np.diag([1.0, 0.2, 0.0])
-    for rule, metric in ((deep_rules.noise, "noise"), (deep_rules.alignment, "feature_weight_alignment")):
+    for rule, metric in ((layers.noise, "noise"), (layers.alignment, "feature_weight_alignment")):
         without = {v.name: v for v in rule(deep(data="low_rank", sigma=sigma)).views}
         assert without["as in the paper"].note == "not measured" and "r = 2" in without["corrected"].quantity
         more = {f"{metric}_r3": [0.4] * 4}
         with_it = {v.name: v for v in rule(deep(more, data="low_rank", sigma=sigma)).views}
         assert with_it["as in the paper"].values == [0.4]
-    elsewhere = {v.name: v for v in deep_rules.noise(deep()).views}
+    elsewhere = {v.name: v for v in layers.noise(deep()).views}
     assert "2 directions" in elsewhere["as in the paper"].quantity and "corrected" not in elsewhere
 
 
 def test_intrinsic_rank_needs_targets_of_lower_rank() -> None:
-    assert deep_rules.intrinsic_rank(deep()).verdict == UNTESTABLE
+    assert layers.intrinsic_rank(deep()).verdict == UNTESTABLE
     sigma = np.diag([1.0, 0.2, 0.0])
-    assert deep_rules.intrinsic_rank(deep(sigma=sigma)).verdict == HOLDS
-    assert deep_rules.intrinsic_rank(deep({"noise": [0.8] * 4}, sigma=sigma)).verdict == FAILS
+    assert layers.intrinsic_rank(deep(sigma=sigma)).verdict == HOLDS
+    assert layers.intrinsic_rank(deep({"noise": [0.8] * 4}, sigma=sigma)).verdict == FAILS
+
+
+def test_each_of_the_last_six_layers_must_keep_the_rank() -> None:
+    clean = {"noise": [0.5, 0.001, 0.001, 0.001, 0.001, 0.001, 0.001], layers.ALIGNMENT: [0.3] + [0.99] * 6}
+    assert layers.low_rank_each(case(run_of(layers=clean))).verdict == HOLDS
+    for metric, value in (("noise", 0.011), (layers.ALIGNMENT, 0.94)):
+        worse = clean | {metric: [*clean[metric][:1], value, *clean[metric][2:]]}
+        assert layers.low_rank_each(case(run_of(layers=worse))).verdict == FAILS
 
 
 # --- what was published
@@ -160,15 +168,15 @@ def test_reach_is_told_apart_from_the_verdict(factor: float, reach: str) -> None
     table.loc[(table.metric == "noise") & (table.step == 1), "value"] *= factor
     other = Run(run.path, run.info, table)
     vars(other)["snapshots"] = run.snapshots
-    found = deep_rules.noise(case(other))
+    found = layers.noise(case(other))
     assert found.verdict == FAILS and found.reach == reach
-    assert deep_rules.noise(deep(data="reacher")).reach == ""  # eight layers were published, these are four
+    assert layers.noise(deep(data="reacher")).reach == ""  # eight layers were published, these are four
 
 
 def test_a_linear_map_is_held_against_the_published_one_on_train_rows() -> None:
     """Held-out values fall short of it for no other reason than that they are held out."""
     run = as_published("reacher", held_out={"linear_mse": [0.9] * 8}).main[0]
-    found = depth_rules.predictability(case(run))
+    found = layers.predictability(case(run))
     assert found.verdict == FAILS and found.reach == "as far as published"
     assert "published (other data, train rows), by this bound: holds" in found.beside
 
