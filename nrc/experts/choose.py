@@ -18,8 +18,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -116,27 +119,35 @@ def candidates(
     Raises:
         UserError: no files, or an episode that ends too early in all of them.
     """
+    jobs = [
+        (expert, file, block * expert.train_episodes, raise_noise)
+        for file in sorted(files)
+        for block in range(blocks)
+    ]
     found: list[Candidate] = []
-    for file in sorted(files):
-        for block in range(blocks):
-            first = block * expert.train_episodes
-            try:
-                noise = 1.0
-                if raise_noise:
-                    noise = noise_factor(expert, Policy.load(file), first)
-                policy = Policy.load(file, noise)
-                episodes = run_until(expert.env_id, policy, first, expert.train_transitions)
-                statistics = Statistics.of(episodes, expert.train_transitions)
-            except UserError as error:  # an expert that falls leaves too few rows
-                progress(f"{file.stem}, episodes from {first}: {error}")
-                continue
-            found.append(
-                Candidate(file.stem, first, noise, statistics, distance(statistics, expert.published))
-            )
-            progress(f"{file.stem}, episodes from {first}: distance {found[-1].distance:.2f}")
+    with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), get_context("spawn")) as pool:
+        for job, one in zip(jobs, pool.map(_tried, jobs), strict=True):
+            where = f"{job[1].stem}, episodes from {job[2]}"
+            if isinstance(one, Candidate):
+                found.append(one)
+                progress(f"{where}: distance {one.distance:.2f}")
+            else:
+                progress(f"{where}: {one}")
     if not found:
         raise UserError(f"none of {len(files)} policy files gives {expert.train_transitions} transitions")
     return sorted(found, key=lambda c: c.distance)
+
+
+def _tried(job: tuple[Expert, Path, int, bool]) -> Candidate | str:
+    """One policy on one block of episodes, or why it cannot be: an expert that falls leaves too few rows."""
+    expert, file, first, raise_noise = job
+    try:
+        noise = noise_factor(expert, Policy.load(file), first) if raise_noise else 1.0
+        episodes = run_until(expert.env_id, Policy.load(file, noise), first, expert.train_transitions)
+        statistics = Statistics.of(episodes, expert.train_transitions)
+    except UserError as error:
+        return str(error)
+    return Candidate(file.stem, first, noise, statistics, distance(statistics, expert.published))
 
 
 def noise_factor(expert: Expert, policy: Policy, first: int) -> float:

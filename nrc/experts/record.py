@@ -125,8 +125,8 @@ def read_choice(expert: Expert) -> Candidate:
         raise UserError(f"there is no {expert.choice_file}; choose with --candidates FOLDER")
     chosen = json.loads(expert.choice_file.read_text(encoding="utf-8"))["chosen"]
     found: dict[str, Any] = chosen.pop("statistics")
-    statistics = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-    return Candidate(**chosen, statistics=Statistics(**statistics))
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    return Candidate(**chosen, statistics=Statistics(**values))
 
 
 def write_choice(expert: Expert, found: list[Candidate], folder: Path) -> None:
