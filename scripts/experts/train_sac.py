@@ -17,7 +17,9 @@ out.mkdir(parents=True, exist_ok=True)
 
 
 class Keep(BaseCallback):
-    def _on_step(self):
+    """Writes the actor down."""
+
+    def _on_step(self) -> bool:
         if self.num_timesteps % 20_000 == 0:
             p = self.model.policy.actor_state.params
             p = p.get("params", p)
