@@ -29,7 +29,7 @@ class Keep(BaseCallback):
             for k, (w, b) in enumerate(dense[:-2]):
                 a[f"w{k}"], a[f"b{k}"] = w, b
             (a["w_mean"], a["b_mean"]), (a["w_log_std"], a["b_log_std"]) = dense[-2:]
-            np.savez(out / f"hopper_seed{seed}_{self.num_timesteps:08d}.npz", **a)
+            np.savez(out / f"hopper_seed{seed}_{self.num_timesteps:08d}.npz", allow_pickle=False, **a)
         return True
 
 
