@@ -83,7 +83,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["data.root=no_metadata"], "there is no expert set nrc/reacher-expert-v0"),
     (["data.root=bad_metadata"], "cannot be read as a Minari set"),
     (["data.root=no_space"], "metadata.json lacks observation_space or action_space"),
-    (["data.root=cut_hdf5"], "cannot be read as a Minari set"),
+    (["data.root=cut_hdf5"], "main_data.hdf5 cannot be read as HDF5"),
     (["data.source=jat", "data.path=good.parquet"], "good.parquet has no column continuous_actions"),
     (["data.source=d4rl", "data.path=bare.h5"], "bare.h5 has no observations and actions"),
     (["data.source=d4rl"], "data.source=d4rl needs data.path"),
