@@ -177,11 +177,9 @@ OTHER_SCRIPTS: list[tuple[str, list[str], str]] = [
     ("reproduce_figures.py", ["--workers", "0"], "0 is not a whole number >= 1"),
     ("check.py", ["--protocol", "fast"], "invalid choice: 'fast'"),
     ("report.py", ["--outputs", "missing"], "--outputs missing is no folder"),
-    ("make_expert_data.py", ["walker"], "invalid choice: 'walker'"),
+    ("make_expert_data.py", ["walker"], "no expert is called 'walker'; choose one of"),
+    ("make_expert_data.py", ["reacher", "--candidates", "."], "holds no reacher_*.npz"),
     ("make_expert_data.py", ["reacher"], "exists; give --force to replace it or --out for another folder"),
-    ("make_expert_data.py", ["reacher", "--noise", "nan", "--out", "new"], "give one size or 2 sizes"),
-    ("make_expert_data.py", ["reacher", "--noise", "1", "2", "3", "--out", "new"], "give one size or 2 sizes"),
-    ("make_expert_data.py", ["reacher", "--seed", "-1", "--out", "new"], "--seed -1: give a whole number >= 0"),
     ("make_expert_data.py", ["reacher", "--out", "good.csv/new"], "Not a directory; check the path"),
 ]  # fmt: skip
 
