@@ -44,7 +44,7 @@ def test_every_metric_states_its_range_and_its_source(name: str) -> None:
 @pytest.mark.slow
 def test_one_command_writes_a_page_for_each(tmp_path: Path) -> None:
     pytest.importorskip("pdoc", reason="pdoc is not installed (pip install 'nrc[dev]')")
-    subprocess.run([sys.executable, str(REPO / "scripts" / "docs.py"), str(tmp_path)], check=True)
+    subprocess.run([sys.executable, str(REPO / "scripts" / "docs.py"), "--folder", str(tmp_path)], check=True)
     for name in MODULES:
         assert (tmp_path / f"{name.replace('.', '/')}.html").is_file(), name
     assert "gamma_star" in (tmp_path / "nrc/metrics/last_layer.html").read_text()
