@@ -123,6 +123,7 @@ def files_read(path: Path, scratch: str | Path, endings: tuple[str, ...]) -> lis
 
 
 def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for an image, by its ending."""
     return name.lower().endswith(IMAGES)
 
 
