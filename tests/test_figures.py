@@ -80,7 +80,7 @@ def write_run(
     identity = {
         "data": {"name": data, "sha256": "0" * 64},
         "model": model,
-        "optim": {"lr": 0.1, "momentum": 0.9, "weight_decay": wd},
+        "optim": {"lr": 0.1, "momentum": 0.9, "weight_decay": wd, "decay_biases": True},
         "protocol": {"name": protocol},
         "measure": {},
         "seed": seed,
@@ -156,14 +156,15 @@ def words(drawing: Drawing) -> list[str]:
 # in the order of the papers
 FIGURE_NAMES = [
     *("geometry", "prevalence_relu", "prevalence_linear", "published", "evr_relu", "evr_linear", "gamma"),
-    *("sweep_relu", "deep_reacher", "low_rank", "phase_reacher", "target_mean", "tau_clock", "theory"),
+    *("sweep_relu", "deep_reacher", "low_rank", "cone", "phase_reacher", "tau_clock", "theory"),
 ]
 
 
-def shifted(outputs: Path, data: str, mean: float, wd: float) -> Path:
+def shifted(outputs: Path, data: str, mean: float, wd: float, role: str = "", **variant: float) -> Path:
     """A run on targets whose mean was moved."""
-    facts = {"name": data, "variant": {"target_mean": mean}}
-    return write_run(outputs, "target_mean-quick", f"{data}-mean{mean:g}", wd, facts=facts)
+    facts = {"name": data, "variant": {"target_mean": mean, **variant}, "mean_in_deviations": mean}
+    facts |= {"one_sided": mean > 1, "predicted": {"nrc1": 0.5 - mean / 100}}
+    return write_run(outputs, "cone-quick", f"{data}-mean{mean:g}", wd, facts=facts, role=role)
 
 
 @pytest.fixture
@@ -444,14 +445,26 @@ def test_the_tau_axis_has_numbers_on_a_short_stretch_too(taus: tuple[float, floa
     assert [label.get_text() for label in axes.get_xticklabels()] == ticks
 
 
-def test_target_mean_joins_the_variants_of_a_set_in_the_order_of_their_means(tmp_path: Path) -> None:
+def test_cone_joins_the_variants_of_a_set_in_the_order_of_their_means(tmp_path: Path) -> None:
     shifted(tmp_path, "hopper", 10, 0.09)
-    assert drawings("target_mean", tmp_path) == []  # one mean is no comparison
+    assert drawings("cone", tmp_path) == []  # one mean is no comparison
     shifted(tmp_path, "hopper", 2, 0.05)
-    drawing = drawn("target_mean", tmp_path)
-    ends = drawing.table.query("metric == 'nrc1' and series == 'end'")
-    assert list(ends.target_mean) == [2.0, 10.0] and set(ends.data) == {"hopper"}
+    drawing = drawn("cone", tmp_path)
+    ends = drawing.table.query("metric == 'nrc1' and series == 'ReLU, biases decayed'")
+    assert list(ends["mean"]) == [2.0, 10.0] and set(ends.data) == {"hopper"}
     assert list(ends.value) == pytest.approx([0.7 * math.exp(-5), 0.7 * math.exp(-9)])
+    told = drawing.table.query("series == 'convex model'")
+    assert list(told.value) == pytest.approx([0.48, 0.4])
+
+
+def test_cone_has_a_panel_of_scales_where_they_were_run(tmp_path: Path) -> None:
+    shifted(tmp_path, "swimmer", 0, 0.05)
+    shifted(tmp_path, "swimmer", 2, 0.05)
+    shifted(tmp_path, "swimmer", 0, 0.002, role="sweep", target_scale=0.2)
+    drawing = drawn("cone", tmp_path)
+    assert drawing.grid.shape == (1, 2)
+    scaled = drawing.table.query("metric == 'nrc1' and series == 'ReLU, biases decayed, scaled'")
+    assert list(scaled["mean"]) == [0.2] and list(scaled.value) == pytest.approx([0.7 * math.exp(-0.2)])
 
 
 def test_published_layers_are_drawn_beside_a_network_of_their_depth_alone(tmp_path: Path) -> None:
