@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nrc.metrics import measure
     from nrc.moments import Moments
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["CollapseMonitor", "Moments", "__version__", "collect", "measure"]
 _HOMES = {
