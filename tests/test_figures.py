@@ -533,7 +533,7 @@ def test_titles_say_where_the_targets_lie_if_the_record_does(tmp_path: Path) -> 
     write_run(tmp_path, "prevalence-quick", "reacher", 0.05, facts=facts)
     write_run(tmp_path, "prevalence-quick", "swimmer", 0.05)
     titles = [text for text in words(drawn("prevalence", tmp_path)) if text]
-    assert "\ntargets one-sided, mean 4 deviations from 0\n" in titles[0]
+    assert "\none-sided targets, mean 4 dev.\n" in titles[0]
     assert "targets" not in titles[1]
 
 

@@ -114,8 +114,8 @@ def _title(data: str, main: Sequence[Run], kind: str) -> str:
     """The runs; where the targets lie, if the record says so; what was published."""
     lines, facts = [style.column_title(data, main)], main[0].info["data"]
     if "one_sided" in facts:
-        side = "one-sided" if facts["one_sided"] else "not one-sided"
-        lines.append(f"targets {side}, mean {facts['mean_in_deviations']:.2g} deviations from 0")
+        side = "one-sided" if facts["one_sided"] else "two-sided"
+        lines.append(f"{side} targets, mean {facts['mean_in_deviations']:.2g} dev.")
     theirs = reference.curve("prevalence_published", data, "nrc1_raw")
     if len(theirs) and kind in selection.LAYERS:
         decay = float(theirs["weight_decay"].iloc[0])
