@@ -239,6 +239,8 @@ class Measurer:
         """The Linear before this layer, if nothing or a ReLU stands between them; else why there is none."""
         if not isinstance(self.model, MLPNetwork):
             return "defined between layers of fully connected networks alone"
+        if name.endswith(OUT):
+            return "defined at the input of a layer, whose weight reads what the one before has made"
         made: nn.Linear | None = None
         between: list[nn.Module] = []
         for module in self.model.stack:
