@@ -32,7 +32,7 @@ def geometric_mean(
         skip_undefined: leave NaN out; else one NaN makes the mean NaN. A mean of nothing is NaN.
 
     Example:
-        >>> float(geometric_mean([1e-2, 1e-4])), float(geometric_mean([1.0, float("nan")], skip_undefined=True))
+        >>> round(float(geometric_mean([1e-2, 1e-4])), 9), float(geometric_mean([1.0, float("nan")], skip_undefined=True))
         (0.001, 1.0)
     """
     logs = np.log(np.maximum(np.asarray(values, dtype=float), FLOOR))

@@ -1,5 +1,7 @@
 """The proof of the stacked path, at toy size on the CPU, and that it can fail."""
 
+import logging
+
 import pytest
 import torch
 
@@ -7,7 +9,12 @@ from nrc.cli import gpu_proof
 from nrc.training.stacked_step import StackedStepper
 
 
-def test_the_proof_holds_on_the_cpu_and_prints_what_it_promises(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_proof_holds_on_the_cpu_and_prints_what_it_promises(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        logging.getLogger("nrc"), "handlers", []
+    )  # a command of another test may have set one up
     assert gpu_proof.prove("cpu", width=8, epochs=2, members=(1, 2), seconds=0.01)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[1:7]] == [

@@ -121,6 +121,8 @@ def collect(
             names them.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> moments = collect(model, [(torch.randn(16, 4), torch.randn(16, 2)) for _ in range(3)])
         >>> {label: (m.count, m.d) for label, m in moments.items()}, moments.head
@@ -379,6 +381,8 @@ def measure_layers(
     """Metrics of collected layers, with the weights and biases that read them. See `measure_splits`.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> model = nn.Linear(4, 2)
         >>> batches = [(torch.randn(32, 4), torch.randn(32, 2))]
         >>> measure_layers(model, collect(model, batches), only=["weight_rank"])[""]["weight_rank"]

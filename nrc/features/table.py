@@ -50,7 +50,7 @@ class Table(dict[str, dict[str, float]]):
         """One row a layer and one column a metric; with groups one row for each layer of each group, too.
 
         Example:
-            >>> Table({"head": {"mse": 0.5, "nrc1": 0.1}}).to_frame().loc["head", "mse"]
+            >>> float(Table({"head": {"mse": 0.5, "nrc1": 0.1}}).to_frame().loc["head", "mse"])
             0.5
         """
         import pandas as pd
