@@ -48,7 +48,8 @@ def cone(runs: Runs) -> Iterator[Drawing]:
     moved = {data: these for data, these in moved.items() if len({mean_of(run) for run in these}) > 1}
     if not moved:
         return
-    drawing = Drawing("cone", "Why ReLU features collapse", 1, len(moved) + bool(scaled), 2.6, "mean")
+    columns = len(moved) + bool(scaled)
+    drawing = Drawing("cone", "Why ReLU features collapse", 1, columns, 3.3 if columns == 1 else 2.8, "mean")
     for (data, these), axes in zip(moved.items(), drawing.grid[0], strict=False):
         axes.set_yscale("log")
         for key, (label, look) in ARMS.items():
@@ -77,7 +78,7 @@ def cone(runs: Runs) -> Iterator[Drawing]:
     drawing.grid[0, 0].set_ylabel("NRC1 at the end")
     present = {arm(run) for run in drawing.runs}
     keys = [style.key(label, **look) for key, (label, look) in ARMS.items() if key in present]
-    drawing.legend([*keys, style.key("convex model", **PREDICTED)], 3)
+    drawing.legend([*keys, style.key("convex model", **PREDICTED)], min(columns, 3))
     yield drawing
 
 
