@@ -6,7 +6,9 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("NRC_SHARED_DATA", REPO.parent / "shared" / "data"))
@@ -19,6 +21,20 @@ for _number, _usual in (
 ):
     if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+
+_FIRST_STATE: dict[tuple[str, str], object] = {}
+
+
+@pytest.fixture(autouse=True)
+def same_draws(request: pytest.FixtureRequest) -> None:
+    """Every test draws what it would draw alone, whichever tests ran before it in the same process."""
+    torch.manual_seed(0)
+    for name, value in vars(request.module).items():
+        if isinstance(value, np.random.Generator):
+            value.bit_generator.state = _FIRST_STATE.setdefault(
+                (request.module.__name__, name), value.bit_generator.state
+            )
 
 
 @pytest.fixture
