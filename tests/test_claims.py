@@ -404,3 +404,34 @@ def test_a_mean_brings_the_noise_of_networks_without_biases_down() -> None:
         runs = [biasless(0, 0.3), biasless(2, noise)]
         assert cone.cone_deep(Case(runs, runs)).verdict == verdict
     assert cone.cone_deep(arms()).verdict == UNTESTABLE
+
+
+def of_depth(layers: int, nrc1: float, *, penalty: str = "all", predicted: float = 0.4) -> Run:
+    run = arm(nrc1, None)
+    run.info["identity"]["model"]["num_layers"] = layers
+    run.info["identity"]["optim"]["penalty"] = penalty
+    run.info["data"]["predicted"] = {"nrc1": predicted}
+    return run
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [
+        ((0.3, 0.1, 0.01), HOLDS),
+        ((0.1, 0.09, 0.01), FAILS),
+        ((0.3, 0.1, 0.2), FAILS),
+        ((0.3, 0.1), UNTESTABLE),
+    ],
+)
+def test_each_layer_more_has_to_halve_nrc1(ends: tuple[float, ...], verdict: str) -> None:
+    runs = [of_depth(layers, nrc1) for layers, nrc1 in zip((2, 3, 4), ends, strict=False)]
+    free = of_depth(4, 1e-9, penalty="ufm")  # no part of the comparison
+    assert cone.depth_layers(Case([*runs, free], runs)).verdict == verdict
+
+
+@pytest.mark.parametrize(("nrc1", "verdict"), [(0.35, HOLDS), (0.1, FAILS), (0.9, FAILS)])
+def test_free_layers_are_compared_with_the_convex_model(nrc1: float, verdict: str) -> None:
+    runs = [of_depth(4, nrc1, penalty="ufm"), of_depth(2, 1e-9)]
+    found = cone.depth_free(Case(runs, runs))
+    assert (found.verdict, found.measured) == (verdict, [nrc1])
+    assert cone.depth_free(Case(runs[1:], runs[1:])).verdict == UNTESTABLE

@@ -26,6 +26,7 @@ from nrc.data import Carla, LowRank, Mujoco, Sgemm, Table, UTKFace
 from nrc.data.base import RegressionData
 from nrc.data.mujoco import PAPER
 from nrc.data.mujoco import hub as _hub
+from nrc.data.mujoco.settings import MIRROR
 from nrc.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "data"
@@ -132,6 +133,40 @@ def test_shifted_targets_keep_sigma_and_get_a_folder_of_their_own() -> None:
         "swimmer-mean1.5",
     )
     assert "mean of 1.5 standard deviations" in after.describe()
+
+
+def test_the_mirror_image_of_a_swimmer_is_a_swimmer() -> None:
+    """By the simulator: from the mirrored state the mirrored torques lead to the mirrored state."""
+    env = gym.make("Swimmer-v4")
+    rng = np.random.default_rng(0)
+    seen, done = np.array(MIRROR["swimmer"][0]), np.array(MIRROR["swimmer"][1])
+    state = np.array([1, -1, -1, -1, -1])  # forward position; sideways position and three angles turn round
+    env.reset(seed=0)
+    start, speed, torque = rng.normal(size=5), rng.normal(size=5), rng.uniform(-1, 1, (30, 2))
+    ends = []
+    for sign_state, sign_action in ((1, 1), (state, done)):
+        env.unwrapped.set_state(start * sign_state, speed * sign_state)  # type: ignore[attr-defined]
+        for action in torque * sign_action:
+            observation = env.step(action)[0]
+        ends.append(observation)
+    np.testing.assert_allclose(ends[1], ends[0] * seen, atol=1e-8)
+    assert np.abs(ends[0]).min() > 1e-3  # every sign is tested
+
+
+def test_mirrored_rows_follow_the_rows_themselves() -> None:
+    plain, both = Mujoco("swimmer", limit=50).load(), Mujoco("swimmer", limit=50, mirrored=True)
+    data = both.load()
+    assert (both.expected_rows, both.data_name, both.variant) == (
+        100,
+        "swimmer-mirrored",
+        {"rows": "mirrored"},
+    )
+    np.testing.assert_array_equal(data.y_train, np.concatenate([plain.y_train, -plain.y_train]))
+    np.testing.assert_array_equal(data.x_train[:50], plain.x_train)
+    np.testing.assert_array_equal(data.x_train[50:, 3], plain.x_train[:, 3])
+    np.testing.assert_array_equal(data.x_test[10:, 0], -plain.x_test[:, 0])
+    with pytest.raises(UserError, match=r"data\.mirrored is for swimmer, not for hopper"):
+        Mujoco("hopper", mirrored=True)
 
 
 def test_minari_already_there_touches_no_network(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

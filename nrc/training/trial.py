@@ -27,18 +27,19 @@ PREDICTED_ROWS = 1_000  # of the train targets, evenly spaced, that the convex m
 def predicted(settings: RunSettings, data: RegressionData) -> dict[str, float] | None:
     """What the convex model of non-negative features says of this run before it starts.
 
-    Of networks whose last hidden layer is a ReLU and whose weight decay is on all weights; None for others. See
-    `nrc.theory.nonnegative` for what the model leaves out (depth above all).
+    Of networks whose last hidden layer is a ReLU; None for others. See `nrc.theory.nonnegative` for what the model
+    leaves out (depth above all). With optim.penalty=ufm the layers below are as free as the model takes them to be.
 
     Returns:
         nrc1, nrc2, nrc1_centred (NaN where they are undefined), and the certificate of optimality.
     """
     optim, n = settings.optim, data.sizes["targets"]
     relu = getattr(settings.model, "feature_activation", "") == "relu"
-    if not relu or optim.penalty != "all" or optim.weight_decay == 0 or not 0 < n <= 3:
+    if not relu or optim.weight_decay == 0 or not 0 < n <= 3:
         return None
     rows = data.y_train[:: -(-len(data.y_train) // PREDICTED_ROWS)]
-    best = optimum(rows, *from_trainer(optim.weight_decay, n, optim.loss_scale, optim.decay_biases))
+    biases = optim.decay_biases and optim.penalty == "all"  # "ufm" never penalises a bias
+    best = optimum(rows, *from_trainer(optim.weight_decay, n, optim.loss_scale, biases))
     return {
         "nrc1": best.nrc1,
         "nrc2": best.nrc2,

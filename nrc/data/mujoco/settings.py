@@ -44,6 +44,11 @@ PAPER = {
 }
 
 
+# what the mirror image of a swimmer, across the direction it swims in, does to each observation and each action:
+# angles, their speeds, torques and the sideways speed turn round, the forward speed does not
+MIRROR = {"swimmer": ((-1, -1, -1, 1, -1, -1, -1, -1), (-1, -1))}
+
+
 @dataclass(frozen=True)
 class Mujoco(DataSource):
     """The first transitions of an expert's rollouts, neither scaled nor clipped (NeurIPS 2024, experiments).
@@ -61,6 +66,8 @@ class Mujoco(DataSource):
         limit: use at most this many train rows, and test rows in proportion.
         dataset_id: Minari id; default nrc/<name>-expert-v0 (embedded), mujoco/<name>/expert-v0 (minari).
         revision: commit, tag or branch on the hub; default: the commit pinned in nrc/data/mujoco/hub.py.
+        mirrored: swimmer only: after each part's rows, their mirror images across the direction of travel, which are
+            as good an expert's. The targets then lie on both sides of 0, with mean 0.
         path: jat: a folder with train*.parquet and test*.parquet, or one file; d4rl: the HDF5 file.
 
     The kind is "paper" only where the source is the paper's, Sigma over the paper's rows has the published
@@ -86,6 +93,7 @@ class Mujoco(DataSource):
     dataset_id: str | None = None
     revision: str | None = None
     path: str | None = None
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         self.check(train_size=(2, INF), test_size=(1, INF), limit=(2, INF), split_seed=SEEDS)
@@ -93,6 +101,8 @@ class Mujoco(DataSource):
             raise UserError(
                 f"data.dataset_id is {self.dataset_id!r}; expected an id such as mujoco/reacher/expert-v0"
             )
+        if self.mirrored and self.name not in MIRROR:
+            raise UserError(f"data.mirrored is for {', '.join(MIRROR)}, not for {self.name}; leave it out")
         if self.path and self.source in ("embedded", "minari"):
             raise UserError(
                 f"data.path does not go with data.source={self.source}; set data.root (a folder of Minari "
@@ -106,13 +116,14 @@ class Mujoco(DataSource):
 
     @property
     def origin(self) -> dict[str, str]:
-        """The source, if it is not this project's own set."""
-        return {} if self.source == "embedded" else {"source": self.source}
+        """The source, if it is not this project's own set, and whether there are mirror images."""
+        found = {} if self.source == "embedded" else {"source": self.source}
+        return found | ({"rows": "mirrored"} if self.mirrored else {})
 
     @property
     def expected_rows(self) -> int:
         """The train rows."""
-        return self.rows[0]
+        return self.rows[0] * (1 + self.mirrored)
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -142,6 +153,8 @@ class Mujoco(DataSource):
             both = n_train + n_test
             parts = x[:n_train], y[:n_train], x[n_train:both], y[n_train:both]
         kind, fingerprint = self._kind(y)
+        if self.mirrored:
+            parts = _mirrored(parts, *MIRROR[self.name])
         arrays, done = standardised(self.standardize, *parts)
         provenance = {
             "source": self.source, "where": found.where, **found.facts, "split": self.split,
@@ -192,6 +205,18 @@ class Mujoco(DataSource):
         facts = {"eigenvalues": found.tolist(), "published": list(paper.eigenvalues), "mean": mean,
                  "published_mean": [low, high], "notes": [note]}  # fmt: skip
         return "paper" if same and low <= mean <= high else "real", facts
+
+
+def _mirrored(
+    parts: tuple[Array, Array, Array, Array], observations: tuple[int, ...], actions: tuple[int, ...]
+) -> tuple[Array, Array, Array, Array]:
+    """Each of x_train, y_train, x_test, y_test followed by its mirror images."""
+    signs = observations, actions, observations, actions
+    first, second, third, fourth = (
+        np.concatenate([rows, rows * np.asarray(sign, rows.dtype)])
+        for rows, sign in zip(parts, signs, strict=True)
+    )
+    return first, second, third, fourth
 
 
 def _enough(where: str, have: int, needed: int) -> None:

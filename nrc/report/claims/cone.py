@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nrc import criteria
-from nrc.criteria import COLLAPSED, not_yet
+from nrc.criteria import COLLAPSED, geometric_mean, not_yet
 from nrc.figures.cone import arm
 from nrc.report.claims.layers import deep_mean
 from nrc.report.registry import (
@@ -220,3 +220,45 @@ def cone_deep(case: Case) -> Finding:
     return Finding(
         "noise of the deep layers", noise, case.word(ok), case.clock, {"mean 0": null, START: starts}
     )
+
+
+@claim(
+    "depth_free", title="Features and last weight alone penalised", **WHERE | {"on": ["depth"], "also": {}},
+    says="A network whose features and last weight are the only penalised parts ends where the convex model says.",
+)  # fmt: skip
+def depth_free(case: Case) -> Finding:
+    """NRC1 ends within a factor of 2 of the convex model's, in the mean over the seeds; the null is the same network with
+    weight decay on all layers."""
+    found = [run for run in case.main if run.settings["optim"]["penalty"] == "ufm"]
+    if not found:
+        return _untestable("with the features and the last weight as the only penalised parts")
+    parts = _nrc1(found) | {"bound": float("nan")}
+    ratio = geometric_mean(values(found, "nrc1")) / found[0].info["data"]["predicted"]["nrc1"]
+    parts["beside"] = {
+        "the convex model": [run.info["data"]["predicted"]["nrc1"] for run in found],
+        START: case.starts("nrc1"),
+    }
+    return Finding(
+        **parts, verdict=word(0.5 <= ratio <= 2), why=f"{ratio:.2g} times the convex model's; {case.clock}"
+    )
+
+
+@claim(
+    "depth_layers", title="More layers under weight decay", **WHERE | {"on": ["depth"], "also": {"depth": "prevalence"}},
+    says="Each layer more under weight decay takes NRC1 further below that of the convex model.",
+)  # fmt: skip
+def depth_layers(case: Case) -> Finding:
+    """NRC1 of 4 layers ends at half of that of 3 or less, and 3 at half of 2 or less (geometric means over the seeds); the
+    null is the convex model of one layer, which is the same for all."""
+    decayed = [
+        r
+        for r in case.runs
+        if r.role == "headline" and r.settings["optim"]["penalty"] == "all" and arm(r) == RELU
+    ]
+    by_depth = {k: [r for r in decayed if r.settings["model"]["num_layers"] == k] for k in (2, 3, 4)}
+    if not all(by_depth.values()):
+        return _untestable("of 2, 3 and 4 layers")
+    ends = {k: geometric_mean(values(found, "nrc1")) for k, found in by_depth.items()}
+    ok = bool(ends[4] <= ends[3] / 2 and ends[3] <= ends[2] / 2)
+    parts = _nrc1(by_depth[4], three_layers=by_depth[3], two_layers=by_depth[2]) | {"bound": float("nan")}
+    return Finding(**parts, verdict=case.word(ok), why=case.clock)
