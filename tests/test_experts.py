@@ -18,6 +18,7 @@ from nrc.experts.policy import Policy
 from nrc.experts.record import make, read_choice, write_choice
 from nrc.experts.rollout import Episode, first_transitions, make_env, run_episode
 from nrc.experts.settings import DATA, EXPERTS, Expert, Published
+from nrc.experts.tables import README, write_tables
 
 NAMES = sorted(EXPERTS)
 ROOT = DATA / "minari"
@@ -277,3 +278,22 @@ def test_a_choice_is_read_back_as_it_was_written(tmp_path: Path, monkeypatch: py
     write_choice(expert, [one], tmp_path / "from")
     assert read_choice(expert) == one
     assert Policy.load(expert.policy_file).squashed is False
+    other = replace(one, policy="swimmer_seed8_1", distance=0.5)
+    gaussian(np.random.default_rng(1)).save(tmp_path / "from" / "swimmer_seed8_1.npz")
+    with pytest.raises(UserError, match=r"lacks swimmer_seed7_1\.npz"):
+        write_choice(expert, [other], tmp_path / "from")
+    write_choice(expert, [other, one], tmp_path / "from")
+    write_choice(
+        expert, [replace(other, noise=2.0)], tmp_path / "from"
+    )  # the seed before is gone, not forgotten
+    record = json.loads(expert.choice_file.read_text())
+    assert [c["policy"] for c in record["candidates"]] == ["swimmer_seed8_1", "swimmer_seed7_1"]
+
+
+def test_the_tables_of_the_data_are_those_of_the_choices(tmp_path: Path) -> None:
+    copy = tmp_path / "README.md"
+    copy.write_bytes(README.read_bytes())
+    write_tables(copy)
+    assert copy.read_bytes() == README.read_bytes()
+    for expert in EXPERTS.values():
+        assert f"| {expert.name} | {read_choice(expert).statistics.returns:.3g} / " in copy.read_text()

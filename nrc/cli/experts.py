@@ -13,6 +13,7 @@ from nrc.errors import UserError
 from nrc.experts.choose import choose
 from nrc.experts.record import make, write_choice
 from nrc.experts.settings import DATA, EXPERTS, expert
+from nrc.experts.tables import write_tables
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
                 raise UserError(f"{args.candidates} holds no {name}_*.npz; 'make experts' makes some")
             found = choose(chosen, files, print)
             write_choice(chosen, found, args.candidates)
+            write_tables()
             print(
                 f"{name}: {found[0].policy}, episodes from {found[0].first_seed}, noise x {found[0].noise:g}"
             )

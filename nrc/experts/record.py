@@ -130,9 +130,23 @@ def read_choice(expert: Expert) -> Candidate:
 
 
 def write_choice(expert: Expert, found: list[Candidate], folder: Path) -> None:
-    """Make the first candidate the committed one: its policy, and the whole list beside it."""
+    """Make the first candidate the committed one: its policy, and the whole list beside it.
+
+    What was tried before and has no file any more stays on the list.
+
+    Raises:
+        UserError: the policy committed so far is not among the candidates, so that it could not win again.
+    """
+    tried, before = {c.policy for c in found}, []
+    if expert.choice_file.is_file():
+        record = json.loads(expert.choice_file.read_text(encoding="utf-8"))
+        before = [c for c in record["candidates"] if c["policy"] not in tried]
+        if record["chosen"]["policy"] not in tried:
+            raise UserError(
+                f"{folder} lacks {record['chosen']['policy']}.npz, the choice so far; copy {expert.policy_file} there"
+            )
     Policy.load(folder / f"{found[0].policy}.npz").save(expert.policy_file)
-    record = {"chosen": found[0].as_dict(), "candidates": [c.as_dict() for c in found]}
+    record = {"chosen": found[0].as_dict(), "candidates": [*(c.as_dict() for c in found), *before]}
     expert.choice_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
