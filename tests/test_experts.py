@@ -199,6 +199,10 @@ def test_policy_file_round_trip_is_exact(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(UserError, match=r"other\.npz is no expert policy"):
         Policy.load(tmp_path / "other.npz")
+    second = {k: v for k, v in policy.arrays.items() if k != "w0"} | {"w7": np.zeros((2, 2))}
+    Policy(second).save(tmp_path / "gap.npz")
+    with pytest.raises(UserError, match=r"gap\.npz is no expert policy: .* and lacks w0"):
+        Policy.load(tmp_path / "gap.npz")
 
 
 # --- the rule

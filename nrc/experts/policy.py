@@ -103,7 +103,12 @@ class Policy:
             raise UserError(f"no expert policy at {path}; 'make experts' trains one")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name].astype(np.float64) for name in file.files}
-        absent = [name for name in HEADS if name not in arrays]
+        layers = sum(name[1:].isdigit() and name[0] == "w" for name in arrays)
+        needed = [*HEADS, *(f"{kind}{k}" for k in range(layers) for kind in "wb")]
+        absent = [name for name in needed if name not in arrays]
         if absent or not {"log_std", "w_log_std"} & set(arrays):
-            raise UserError(f"{path} is no expert policy: it has {', '.join(arrays) or 'no arrays'}")
+            raise UserError(
+                f"{path} is no expert policy: it has {', '.join(arrays) or 'no arrays'}"
+                f"{f' and lacks {absent[0]}' if absent else ''}"
+            )
         return Policy(arrays, noise)
