@@ -167,7 +167,7 @@ def fingerprint(name: str, runs: Runs) -> str:
     Records of runs count by their bytes; the larger files beside them by size and time of change.
     """
     outputs = runs.outputs
-    digest = hashlib.sha256(f"{name} {runs.protocol} {_code()}".encode())
+    digest = hashlib.sha256(f"{name} {runs.protocol} {runs.datasets or ''} {_code()}".encode())
     for experiment in find(name).reads:
         for folder in (outputs / experiment, *(outputs / f"{experiment}-{p}" for p in PROTOCOLS)):
             for record in sorted(folder.glob("*/**/run.json")):
