@@ -5,7 +5,7 @@ DEVICE ?= auto
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: install experts reproduce-figures report check docs bench test test-slow test-slurm clean
+.PHONY: install demo experts reproduce-figures report check docs bench test test-slow test-slurm clean-cache clean
 
 install: .venv/installed
 
@@ -29,6 +29,10 @@ experts: .venv/installed
 	done
 	$(EXPERTS)/sac/bin/python scripts/experts/train_sac.py $(EXPERT_SEED) 600000 $(EXPERTS)/policies
 	$(PY) scripts/make_expert_data.py --candidates $(EXPERTS)/policies
+
+# one data set, one picture, at most two minutes
+demo: .venv/installed
+	$(PY) scripts/demo.py
 
 # run what is missing, then draw everything; finished runs are skipped
 # on your own images: make reproduce-figures DATASET=utkface FILE=UTKFace.tar.gz SET="data.size=64"
@@ -65,6 +69,10 @@ test-slow: .venv/installed
 test-slurm: .venv/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[slurm]'
 	tests/slurm/with_slurm.sh $(PY) -m pytest tests/slurm/sweep.py
+
+# decoded and drawn images, which the next run makes again
+clean-cache:
+	rm -rf outputs/cache
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -1,24 +1,32 @@
-"""Where a worker process of `nrc.training.pool` begins: it follows its parent from its first moment.
+"""Where a worker process begins, one that trains (`nrc.training.pool`) or draws (`nrc.cli.background`): it follows its
+parent from its first moment.
 
 Nothing heavy is imported before: torch takes seconds, in which the parent may be killed.
 """
 
 import os
 import queue
+import sys
 import threading
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import Connection
+from typing import Any
 
 
-def serve(pipe: Connection, gpu: int | None) -> None:
-    """Do what comes through the pipe, until the parent closes it or is gone."""
+def serve(pipe: Connection, module: str, *arguments: Any) -> None:
+    """Do what comes through the pipe, until the parent closes it or is gone.
+
+    Args:
+        pipe: brings jobs, and takes what `work` sends.
+        module: holds `work(pipe, jobs, *arguments)`, which takes one job after the other from the queue `jobs`.
+    """
     jobs: queue.SimpleQueue = queue.SimpleQueue()
     ready = threading.Event()
     threading.Thread(target=_listen, args=(pipe, jobs, ready), daemon=True).start()
-    from nrc.training import pool
-
+    work = import_module(module).work
     ready.set()
-    pool.work(pipe, jobs, gpu)
+    work(pipe, jobs, *arguments)
 
 
 def _listen(pipe: Connection, jobs: queue.SimpleQueue, ready: threading.Event) -> None:
@@ -32,7 +40,8 @@ def _listen(pipe: Connection, jobs: queue.SimpleQueue, ready: threading.Event) -
                 ask_to_stop()
             else:
                 jobs.put(heard)
-    if not ready.is_set():
+    trains = "nrc.training.stopping" in sys.modules
+    if not ready.is_set() or not trains:  # nothing to save
         os._exit(1)
     from nrc.training.stopping import leave
 

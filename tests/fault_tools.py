@@ -124,8 +124,7 @@ def results(directory: Path) -> dict[str, bytes]:
     """The bytes of all that a finished run promises to repeat, by name."""
     found = {"metrics.csv": (directory / "metrics.csv").read_bytes()}
     state = torch.load(directory / "checkpoint.pt", weights_only=True)
-    for part in ("model", "stepper"):
-        found |= {f"{part}.{k}": v.numpy().tobytes() for k, v in state[part].items() if torch.is_tensor(v)}
+    found |= {f"model.{k}": v.numpy().tobytes() for k, v in state["model"].items()}
     with np.load(directory / "snapshots.npz") as arrays:
         found |= {name: arrays[name].tobytes() for name in arrays.files}
     return found

@@ -151,6 +151,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["seed=true"], "seed is True; it must be a whole number"),
     (["seed=99999999999999999999"], "seed is 99999999999999999999; it must be a whole number"),
     (["threads=0"], "threads is 0"),
+    (["keep_weights=1"], "keep_weights is 1; it must be true or false"),
     (["debug=maybe"], "debug is 'maybe'; it must be true or false"),
     (["device=tpu"], "device is 'tpu'"),
     (["device=cuda"], "device is cuda, but this torch sees no GPU; use device=cpu"),

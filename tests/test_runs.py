@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +194,42 @@ def test_run_directory_refuses_an_unwritable_place(tmp_path: Path) -> None:
 def test_training_leaves_denormal_numbers_as_they_were(tmp_path: Path) -> None:
     fit(settings(), tmp_path / "run")
     assert torch.tensor(1e-40) * 1.0 > 0
+
+
+def test_a_finished_run_keeps_its_weights_alone_or_nothing(tmp_path: Path) -> None:
+    fit(settings(), tmp_path / "kept")
+    kept = torch.load(tmp_path / "kept" / "checkpoint.pt", weights_only=True)
+    assert set(kept) == {"model", "step", "identity", "finished"}
+    assert all(value.dtype == torch.float32 for value in kept["model"].values())
+    numbers = sum(value.numel() for value in kept["model"].values())
+    assert (
+        tmp_path / "kept" / "checkpoint.pt"
+    ).stat().st_size < 4 * numbers + 8_000  # no second copy of anything
+    fit(replace(settings(), keep_weights=False), tmp_path / "bare")
+    assert not list((tmp_path / "bare").glob("checkpoint*")) and not list(
+        (tmp_path / "kept").glob("*previous*")
+    )
+    read = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("kept", "bare")]
+    assert read[0] == read[1]
+    for name in ("kept", "bare"):  # not what determines the numbers: either way the run is the same
+        assert fit(settings(), tmp_path / name) == "skipped"
+
+
+def test_a_finished_run_whose_record_is_lost_starts_over_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(settings(), tmp_path)
+    before = (tmp_path / "metrics.csv").read_bytes()
+    (tmp_path / "run.json").unlink()
+    assert fit(settings(), tmp_path) == "finished"
+    assert "the run was finished: it holds the weights alone); starting over" in caplog.text
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
+def test_a_finished_run_is_not_continued_for_longer_and_one_line_says_so(tmp_path: Path) -> None:
+    fit(settings(), tmp_path)
+    with pytest.raises(
+        UserError,
+        match=r"holds another run \(protocol.epochs is 10 there and 20 here\); choose another place",
+    ):
+        fit(settings(protocol=Protocol(epochs=20)), tmp_path)

@@ -55,7 +55,7 @@ def separately(members: list[Member], folder: Path) -> list[Path]:
 
 
 def same_run(ours: Path, theirs: Path, tolerance: float = 1e-5) -> None:
-    """The same rows but for rounding, and the same parameters, velocity, snapshots and record."""
+    """The same rows but for rounding, and the same parameters, snapshots and record."""
     (info, rows), (other_info, other_rows) = read_run(ours), read_run(theirs)
     labels = ["epoch", "step", "tau", "split", "layer", "metric"]
     assert rows[labels].equals(other_rows[labels])
@@ -66,9 +66,8 @@ def same_run(ours: Path, theirs: Path, tolerance: float = 1e-5) -> None:
     assert info == other_info
     a, b = (torch.load(place / "checkpoint.pt", weights_only=True) for place in (ours, theirs))
     assert a["step"] == b["step"]
-    for part in ("model", "stepper"):
-        assert a[part].keys() == b[part].keys()
-        assert all((a[part][name] - b[part][name]).abs().max() < 1e-6 for name in a[part])
+    assert a["model"].keys() == b["model"].keys()
+    assert all((a["model"][name] - b["model"][name]).abs().max() < 1e-6 for name in a["model"])
     assert (ours / "config.yaml").read_bytes() == (theirs / "config.yaml").read_bytes()
     assert (ours / "snapshots.npz").exists()
 

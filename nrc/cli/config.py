@@ -39,6 +39,7 @@ KNOWN = {
     "threads",
     "debug",
     "tensorboard",
+    "keep_weights",
 }
 
 # 1e-3 and 0.001 are one weight decay, so they must be one directory
@@ -180,7 +181,7 @@ def run_settings(cfg: DictConfig, overrides: Iterable[str] = ()) -> RunSettings:
     for name, low, high in (("seed", 0, 2**32 - 1), ("threads", 1, 1024)):
         if type(cfg[name]) is not int or not low <= cfg[name] <= high:
             raise UserError(f"{name} is {cfg[name]!r}; it must be a whole number from {low} to {high}")
-    for name in ("debug", "tensorboard"):
+    for name in ("debug", "tensorboard", "keep_weights"):
         if type(cfg[name]) is not bool:
             raise UserError(f"{name} is {cfg[name]!r}; it must be true or false")
     if cfg.name is None or not str(cfg.name).strip():
@@ -196,6 +197,7 @@ def run_settings(cfg: DictConfig, overrides: Iterable[str] = ()) -> RunSettings:
         experiment=experiment and experiment.name,
         headline=experiment and experiment.headline,
         overrides=tuple({text.partition("=")[0]: text for text in overrides}.values()),
+        keep_weights=cfg.keep_weights,
     )
 
 

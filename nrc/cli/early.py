@@ -65,6 +65,11 @@ def reproduce() -> None:
     run("reproduce")
 
 
+def demo() -> None:
+    """`scripts/demo.py`."""
+    run("demo")
+
+
 def check() -> None:
     """`scripts/check.py`."""
     run("check")

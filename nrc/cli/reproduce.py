@@ -5,6 +5,7 @@ python scripts/reproduce_figures.py --dataset utkface --path UTKFace.tar.gz --se
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from nrc.training.pool import run_all
 from nrc.training.stopping import Interrupted, stop_signals
 
 IMAGES = "images"  # the experiment whose data sets are images
+FIRST = "prevalence_relu"  # the picture that its runs are made first for: figure 2 of the NeurIPS 2024 paper
 
 
 def datasets() -> dict[str, list[str]]:
@@ -57,6 +59,12 @@ def parts(members: list[Member], device: str) -> dict[str, list[Member]]:
         return {device: members}
     small = [member for member in members if stackable(member.settings)]
     return {"cpu": small, "cuda": [member for member in members if member not in small]}
+
+
+def ranked(member: Member, experiment: str) -> Member:
+    """When to run it: the runs of the first picture, then headlines and controls, then the sweeps between them."""
+    first = FIRST in config.experiments()[experiment].figures
+    return replace(member, rank=0 if first else 1 + (member.settings.role == "sweep"))
 
 
 def _real(path: str | None, settings: list[str], dataset: str) -> list[str]:
@@ -120,6 +128,7 @@ def main() -> None:
         f"left out of protocol={args.protocol}, as their files in conf/experiment say: {', '.join(left_out)}"
     )
     members: dict[Path, Member] = {}
+    groups: dict[str, list[Path]] = {}
     for experiment, data in chosen(args.dataset, args.protocol, with_file=path is not None):
         file = (
             [f"data.path={config.quoted(str(path))}"]
@@ -127,11 +136,23 @@ def main() -> None:
             else []
         )
         found = config.sweep_members(experiment, data, args.protocol, args.outputs, file or real)
-        members = {member.directory: member for member in found} | members  # experiments may share runs
+        groups.setdefault(experiment, []).extend(member.directory for member in found)
+        members = {
+            member.directory: ranked(member, experiment) for member in found
+        } | members  # some are shared
+    from nrc.cli.background import Background, Group
+
+    drawn_in = {name: tuple(found.figures) for name, found in config.experiments().items()}
+    background = Background(
+        args.outputs, args.protocol, [Group(drawn_in[e], frozenset(runs)) for e, runs in groups.items()]
+    )
     outcomes: dict[Path, str] = {}
-    with stop_signals():  # asked once, neither part goes on
-        for device, part in parts(list(members.values()), args.device).items():
-            outcomes |= run_all(part, workers=args.workers, device=device)
+    try:
+        with stop_signals():  # asked once, neither part goes on
+            for device, part in parts(list(members.values()), args.device).items():
+                outcomes |= run_all(part, workers=args.workers, device=device, watch=background.watch)
+    finally:
+        background.close()
     stopped = sum(o == "interrupted" for o in outcomes.values())
     if stopped:
         raise Interrupted(f"{stopped} of {len(outcomes)} runs are not done; the same command continues them")

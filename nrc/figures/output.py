@@ -49,7 +49,7 @@ def draw(name: str, runs: Runs, folder: Path | None = None) -> list[Drawn]:
         draw("prevalence", Runs(Path("outputs"), "quick"))
     """
     folder = Path(folder or runs.outputs / "figures")
-    found = _up_to_date(name, runs.outputs, runs.protocol, folder)
+    found = _up_to_date(name, runs, folder)
     if not found:
         found = [Drawn(folder / file, False) for file in _draw(name, runs, folder)]
     _write_captions(folder)
@@ -81,7 +81,8 @@ def draw_all(
     folder = Path(folder or outputs / "figures")
     wanted = figures() if only is None else {find(name).name for name in only}
     names = [name for name in figures() if name in wanted]
-    present = {name: _up_to_date(name, outputs, protocol, folder) for name in names}
+    runs = Runs(outputs, protocol)
+    present = {name: _up_to_date(name, runs, folder) for name in names}
     jobs = [name for name in names if not present[name]]
     drawn = _draw_jobs(jobs, outputs, protocol, folder)
     count = 0
@@ -118,9 +119,7 @@ def save(drawing: Drawing, folder: Path) -> list[str]:
 
 def _draw(name: str, runs: Runs, folder: Path) -> list[str]:
     """Draw and save one figure and note what it was made from. Returns the names of its files."""
-    made_from = fingerprint(
-        name, runs.outputs, runs.protocol
-    )  # before: what changes meanwhile is seen next time
+    made_from = fingerprint(name, runs)  # before: what changes meanwhile is seen next time
     entries, written = {}, []
     for drawing in find(name).drawings(runs):
         names = save(drawing, folder)
@@ -162,15 +161,18 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def fingerprint(name: str, outputs: Path, protocol: str) -> str:
+def fingerprint(name: str, runs: Runs) -> str:
     """What a figure is made from, as one sha256: its runs' files, the code and the style.
 
     Records of runs count by their bytes; the larger files beside them by size and time of change.
     """
-    digest = hashlib.sha256(f"{name} {protocol} {_code()}".encode())
+    outputs = runs.outputs
+    digest = hashlib.sha256(f"{name} {runs.protocol} {runs.datasets or ''} {_code()}".encode())
     for experiment in find(name).reads:
         for folder in (outputs / experiment, *(outputs / f"{experiment}-{p}" for p in PROTOCOLS)):
             for record in sorted(folder.glob("*/**/run.json")):
+                if record.parent in runs.pending:
+                    continue
                 digest.update(f"{record.relative_to(outputs)}\n".encode() + record.read_bytes())
                 for file in ("metrics.csv", "snapshots.npz", "config.yaml"):
                     if (record.parent / file).exists():
@@ -191,13 +193,13 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _up_to_date(name: str, outputs: Path, protocol: str, folder: Path) -> list[Drawn]:
+def _up_to_date(name: str, runs: Runs, folder: Path) -> list[Drawn]:
     """The files of a figure if all are there and made from what is there now, else []."""
     state = _read(folder / f"{name}.json")
     paths = [folder / file for entry in state.get("drawings", {}).values() for file in entry["files"]]
     if not paths or not all(path.exists() for path in paths):
         return []
-    same = state["made_from"] == fingerprint(name, outputs, protocol)
+    same = state["made_from"] == fingerprint(name, runs)
     return [Drawn(path, True) for path in paths] if same else []
 
 

@@ -15,7 +15,7 @@ from nrc.runs.read import LONG, Run, Runs
 
 POINTS = 80  # at most so many per curve
 DIGITS = 4
-OTHER_FOLDERS = ("figures", "report")
+OTHER_FOLDERS = ("figures", "report", "demo", "archive")
 
 
 def folders(runs: Runs) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +22,7 @@ from nrc.figures import animation
 from nrc.figures.registry import figures as registered
 from nrc.report import explorer
 from nrc.report.published import comparisons
-from nrc.report.registry import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, mean, value_range
+from nrc.report.registry import FAILS, HOLDS, NOT_RUN, NOT_YET, PENDING, UNTESTABLE, mean, value_range
 from nrc.report.scorecard import Row, scorecard, table
 from nrc.runs.directory import atomic
 from nrc.runs.read import Runs
@@ -33,17 +34,21 @@ MARKS = {
     FAILS: ("✗", "fails"),
     NOT_YET: ("○", "open"),
     UNTESTABLE: ("–", "open"),
+    PENDING: ("…", "absent"),
     NOT_RUN: ("·", "absent"),
 }
 
 
-def write_report(outputs: Path, protocol: str = "quick", *, folder: Path | None = None) -> list[Path]:
+def write_report(
+    outputs: Path, protocol: str = "quick", *, folder: Path | None = None, pending: Collection[Path] = ()
+) -> list[Path]:
     """Judge the claims, draw the animation and write the pages.
 
     Args:
         outputs: the folder of experiments, with `figures/` as `draw_all` left it (may be missing).
         protocol: which runs to report on.
         folder: where to write; None: `outputs/report`.
+        pending: directories of runs that are under way; what waits for them says so.
 
     Returns:
         `index.html`, `explorer.html`, `scorecard.csv`, and `collapse.gif` with its still if there are frames.
@@ -54,7 +59,7 @@ def write_report(outputs: Path, protocol: str = "quick", *, folder: Path | None 
     outputs = Path(outputs)
     folder = Path(folder or outputs / "report")
     folder.mkdir(parents=True, exist_ok=True)
-    runs = Runs(outputs, protocol)
+    runs = Runs(outputs, protocol, pending=pending)
     rows = scorecard(runs)
     moving = animation.find(runs)
     gif = animation.animate(moving, folder / "collapse.gif") if moving else None
@@ -95,7 +100,11 @@ def render(runs: Runs, rows: list[Row], folder: Path, gif: Path | None = None) -
             facts=_facts(runs),
             answers=answers(rows, pictures),
             parts=_parts(rows, link, pictures),
-            counts={word: sum(row.verdict == word for row in rows) for word in MARKS},
+            counts={
+                word: sum(row.verdict == word for row in rows)
+                for word in MARKS
+                if word != PENDING or runs.pending
+            },
             depending=sum(row.finding.depends_on_view for row in rows),
             marks=MARKS,
             figures=pictures,
@@ -149,6 +158,7 @@ def _facts(runs: Runs) -> list[str]:
         kinds,
         *versions,
         *([f"commit {', '.join(commits[:3])}"] * bool(commits)),
+        *([f"{len(runs.pending)} runs are under way"] * bool(runs.pending)),
     ]
 
 
@@ -163,10 +173,11 @@ def answers(rows: list[Row], pictures: list[dict[str, Any]]) -> list[dict[str, A
     found = []
     for where, names in places.items():
         mine = [row for row in rows if row.claim.figure in names]
-        words = [row.verdict for row in mine if row.verdict not in (NOT_RUN, UNTESTABLE)]
+        words = [row.verdict for row in mine if row.verdict not in (NOT_RUN, PENDING, UNTESTABLE)]
         held = words.count(HOLDS)
         if not words:
-            tried = UNTESTABLE if any(row.runs for row in mine) else NOT_RUN
+            waits = any(row.verdict == PENDING for row in mine)
+            tried = PENDING if waits else UNTESTABLE if any(row.runs for row in mine) else NOT_RUN
             word, look = (tried if mine else "no claim"), "absent"
         elif held == len(words):
             word, look = "yes", "holds"

@@ -25,6 +25,7 @@ from nrc.errors import UserError
 from nrc.runs.read import Run, lambda_groups
 
 HOLDS, FAILS, UNTESTABLE, NOT_RUN = "holds", "does not hold", "not testable here", "not run"
+PENDING = "pending"  # not run yet: the reproduction is under way
 NOT_YET = "not yet"  # does not hold, after a decay budget that is too small to tell this from "never"
 PAPER, RELEASED, CORRECTED = "as in the paper", "as in the released code", "corrected"
 START = "at the start"

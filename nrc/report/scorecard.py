@@ -19,7 +19,7 @@ from nrc.errors import UserError
 from nrc.figures.style import describe_model, pretty
 from nrc.places import ROOT
 from nrc.report.published import published_tau
-from nrc.report.registry import NOT_RUN, NOT_YET, Case, Claim, Finding, claims, number, summary
+from nrc.report.registry import NOT_RUN, NOT_YET, PENDING, Case, Claim, Finding, claims, number, summary
 from nrc.runs.directory import atomic
 from nrc.runs.read import Run, Runs, runs_of
 
@@ -107,7 +107,13 @@ def _judge(claim: Claim, experiment: str, data: str, found: list[Run], runs: Run
     setting = f"{pretty(data, found[:1])}, {experiment.replace('_', ' ')}"
     main = [run for run in found if run.role == "headline"]
     if not main:
-        return Row(claim, experiment, data, setting, Finding("", [], NOT_RUN, "no finished run"), [])
+        waits = runs.waits(experiment, data.partition("-")[0])
+        missing = (
+            Finding("", [], PENDING, "its runs are under way")
+            if waits
+            else Finding("", [], NOT_RUN, "no finished run")
+        )
+        return Row(claim, experiment, data, setting, missing, [])
     control = [run for run in found if run.role == "control"]
     if experiment in claim.also:
         more = [run for run in _all(runs, claim.also[experiment]) if run.data == data]

@@ -1,4 +1,4 @@
-"""Checkpoints of a run directory: written atomically, checked by checksum, two of them kept."""
+"""Checkpoints of a run directory: written atomically, checked by checksum, two of them kept until the run is finished."""
 
 import io
 import logging
@@ -38,6 +38,18 @@ def save(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
         tmp.write_bytes(buffer.getbuffer())
 
 
+def slim(folder: Path, keep_weights: bool) -> None:
+    """Keep of the newest checkpoint `model`, `step` and `identity`, or nothing; it can no longer be continued."""
+    if not keep_weights:
+        (folder / NEWEST).unlink(missing_ok=True)
+        return
+    state = _read_whole(folder / NEWEST)
+    buffer = io.BytesIO()
+    torch.save({key: state[key] for key in ("model", "step", "identity")} | {"finished": True}, buffer)
+    with atomic(folder / NEWEST) as tmp:
+        tmp.write_bytes(buffer.getbuffer())
+
+
 def load(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The newest checkpoint that is whole, with `metrics.csv` cut back to it; None to start over.
 
@@ -56,6 +68,8 @@ def load(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         try:
             state = _read_whole(file)
             other = differences(state["identity"], identity)
+            if not other and state.get("finished"):
+                raise UserError("the run was finished: it holds the weights alone")
             if not other and state["rows"] > size(metrics):
                 raise UserError("metrics.csv has lost rows since")
             if not other and state["rows_sha256"] != sha256(metrics, state["rows"]):

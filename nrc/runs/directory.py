@@ -4,7 +4,7 @@
     metrics.csv      epoch, step, tau, split, layer, metric, value
     run.json         experiment, role, protocol, overrides, facts of the data, identity, versions, device, wall time,
                      status and why
-    checkpoint.pt    weights, optimiser state and step; enough to continue
+    checkpoint.pt    weights, optimiser state and step, enough to continue; of a finished run the weights alone, or nothing
     checkpoint.previous.pt    the one before, until the run is finished
     snapshots.npz    feature layer at the start and the end (for the 3-D picture and the theory)
     .lock            held by the process that writes here; readers need no lock
@@ -190,6 +190,10 @@ class RunDirectory:
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         return checkpoint.load(self.path, self.info["identity"])
+
+    def slim(self, keep_weights: bool) -> None:
+        """Leave of the checkpoint of a finished run the weights, or nothing: nobody continues it."""
+        checkpoint.slim(self.path, keep_weights)
 
     def save_snapshots(self, arrays: dict[str, np.ndarray]) -> None:
         with atomic(self.path / "snapshots.npz") as tmp, open(tmp, "wb") as handle:

@@ -3,7 +3,7 @@
 import logging
 import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -189,11 +189,17 @@ class Run:
 
 @dataclass
 class Runs:
-    """All finished runs below `outputs`, found by experiment and read once."""
+    """All finished runs below `outputs`, found by experiment and read once.
+
+    Attributes:
+        datasets: of these data sets alone; None: of all.
+        pending: directories of runs that do not count yet, as others like them are still under way.
+    """
 
     outputs: Path
     protocol: str = "quick"
     datasets: Sequence[str] | None = None
+    pending: Collection[Path] = ()
     _read: dict[str, dict[str, list[Run]]] = field(default_factory=dict)
 
     def of(self, experiment: str, *, both_protocols: bool = False) -> dict[str, list[Run]]:
@@ -203,9 +209,22 @@ class Runs:
             self._read[folder] = self._find(self.outputs / folder)
         return self._read[folder]
 
+    def waits(self, experiment: str, dataset: str) -> bool:
+        """Whether runs of this experiment on this data set, or on a variant of it, are pending."""
+        for place in self.pending:
+            folder, data = place.relative_to(self.outputs).parts[:2]
+            name, _, protocol = folder.rpartition("-")
+            if (name if protocol in PROTOCOLS else folder) == experiment and data.partition("-")[
+                0
+            ] == dataset:
+                return True
+        return False
+
     def _find(self, root: Path) -> dict[str, list[Run]]:
         found: list[Run] = []
         for file in sorted(root.glob("*/**/run.json")):
+            if file.parent in self.pending:
+                continue
             info = read_info(file.parent)
             if info["status"] != "finished" or info["experiment"] is None:
                 why = "belongs to no experiment" if info["status"] == "finished" else info["status"]

@@ -18,6 +18,7 @@ class Member:
         cost: its time in any unit, for the order and the progress.
         threads: CPU threads, as for `fit`; a stack has one.
         tensorboard: as for `fit`; a member that wants the curves is not stacked.
+        rank: those of a smaller rank run first.
     """
 
     settings: RunSettings
@@ -25,6 +26,7 @@ class Member:
     cost: float = 1.0
     threads: int = 1
     tensorboard: bool = False
+    rank: int = 0
 
 
 def cores() -> int:

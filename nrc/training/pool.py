@@ -1,4 +1,4 @@
-"""Many runs on one machine: a worker process for each core of a CPU, or for each GPU, the longest run first.
+"""Many runs on one machine: a worker process for each core of a CPU, or for each GPU, the longest run of a rank first.
 
 A worker is told its jobs, and that it shall stop, through a pipe, and answers through it. The end of the pipe is
 the end of the other side: a worker whose parent was killed saves and leaves, wherever it is in its life, and a
@@ -36,7 +36,12 @@ CONTEXT = get_context("spawn")
 
 
 def run_all(
-    members: list[Member], *, workers: int | None = None, device: str = "auto", stacked: bool | None = None
+    members: list[Member],
+    *,
+    workers: int | None = None,
+    device: str = "auto",
+    stacked: bool | None = None,
+    watch: Callable[[Outcomes], None] = lambda ended: None,
 ) -> Outcomes:
     """Run every member in a worker process and return how each ended.
 
@@ -52,6 +57,8 @@ def run_all(
             GPUs one for each of them.
         device: as for `fit`.
         stacked: whether to stack; None: on a GPU.
+        watch: hears, while there is something to run, at least once a second how further members have ended, at first
+            those that need no run.
 
     Returns:
         directory -> "skipped", "finished", "diverged", "interrupted" or "error: ...".
@@ -61,22 +68,23 @@ def run_all(
     if not waiting:
         return outcomes
     together, alone = stacks(waiting) if stacked or (stacked is None and gpus) else ([], waiting)
-    together.sort(key=lambda stack: -_cost(stack))
+    together.sort(key=lambda stack: (min(member.rank for member in stack), -_cost(stack)))
     places: list[int | None] = list(range(gpus)) or [None]
     seats = _seats(gpus, workers)
     at_once = max(min(len(together), len(places)), min(len(alone), len(seats)))
     progress = SweepProgress(len(waiting), _cost(waiting), at_once)
     done: Outcomes = {}
+    watch(outcomes)
     with stop_signals() as asked:
         # one after the other: a stack fills its GPU
         for jobs, work, where in ((together, _stack, places), ([[m] for m in alone], _single, seats)):
-            done |= _work(jobs, work, device, where, asked, progress)
+            done |= _work(jobs, work, device, where, asked, progress, watch)
     progress.close()
     return outcomes | {member.directory: "interrupted" for member in waiting} | done
 
 
 def _sort_out(members: list[Member]) -> tuple[Outcomes, list[Member]]:
-    """How members ended that need no run, and the others, the longest first."""
+    """How members ended that need no run, and the others: by rank, the longest first."""
     loaded: dict[str, RegressionData] = {}
     outcomes: Outcomes = {}
     for member in members:
@@ -86,7 +94,9 @@ def _sort_out(members: list[Member]) -> tuple[Outcomes, list[Member]]:
             outcome = f"error: {error}"
         if outcome is not None:
             outcomes[member.directory] = outcome
-    return outcomes, sorted((m for m in members if m.directory not in outcomes), key=lambda m: -m.cost)
+    return outcomes, sorted(
+        (m for m in members if m.directory not in outcomes), key=lambda m: (m.rank, -m.cost)
+    )
 
 
 def _seats(gpus: int, workers: int | None) -> list[int | None]:
@@ -119,7 +129,7 @@ class _Worker:
     def _start(self) -> None:
         self.ready = False  # whether it has imported what it needs and waits for a job
         self.pipe, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=serve, args=(theirs, self.gpu), daemon=True)
+        self.process = CONTEXT.Process(target=serve, args=(theirs, __name__, self.gpu), daemon=True)
         with signals_held():  # a process that is just being born would die of a signal
             self.process.start()
         theirs.close()
@@ -166,6 +176,7 @@ def _work(
     seats: list[int | None],
     asked: Callable[[], bool],
     progress: SweepProgress,
+    watch: Callable[[Outcomes], None],
 ) -> Outcomes:
     """Do the jobs in their order, one process for each seat (a GPU, or None), until asked to stop."""
     waiting, told = list(jobs), False
@@ -184,6 +195,7 @@ def _work(
                 left = [worker for worker in busy.values() if not worker.stop()]
                 idle += left
                 busy = {pipe: worker for pipe, worker in busy.items() if worker not in left}
+            ended: Outcomes = {}
             for pipe in connection.wait(list(busy), timeout=LOOK):
                 worker = busy[pipe]
                 answer = worker.answer()
@@ -195,9 +207,11 @@ def _work(
                     worker.share = answer
                     continue
                 idle.append(busy.pop(pipe))
-                outcomes |= answer[0]
+                ended |= answer[0]
                 done += _cost(worker.job)
                 _report(*answer, progress)
+            outcomes |= ended
+            watch(ended)
             progress.look(done + sum(_cost(worker.job) * (worker.share or 0.0) for worker in busy.values()))
     finally:
         for worker in [*idle, *busy.values()]:

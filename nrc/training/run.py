@@ -106,7 +106,7 @@ def open_run(settings: RunSettings, directory: Path, site: Site, held: ExitStack
             f"{directory}: {'already finished, skipped' if outcome == 'skipped' else run.info['reason']}"
         )
         return outcome
-    return Trial(run, site.clock, model, stepper, measurer)
+    return Trial(run, site.clock, model, stepper, measurer, settings.keep_weights)
 
 
 def fit(

@@ -167,6 +167,7 @@ class RunSettings:
         experiment: name of the experiment it belongs to; None for a run by itself.
         headline: the weight decay that the experiment's figures show first; it decides the run's `role`.
         overrides: the settings that were typed, e.g. ("data=reacher", "seed=1"); the run can be made again from them.
+        keep_weights: whether the finished run keeps the network.
 
     Example:
         RunSettings(LowRank(), MLP(), Optim(lr=0.1, momentum=0.9), Protocol(tau=100.0), Measure(), seed=0)
@@ -178,10 +179,11 @@ class RunSettings:
     protocol: Protocol
     measure: Measure
     seed: int = 0
-    # what the run is for, recorded in run.json; no part of what determines its numbers
+    # what the run is for, recorded in run.json, and what it leaves; no part of what determines its numbers
     experiment: str | None = field(default=None, compare=False, repr=False)
     headline: float | None = field(default=None, compare=False, repr=False)
     overrides: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    keep_weights: bool = field(default=True, compare=False, repr=False)
 
     @property
     def role(self) -> str | None:

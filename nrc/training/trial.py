@@ -57,6 +57,7 @@ class Trial:
     model: nn.Module
     stepper: Stepper
     measurer: Measurer
+    keep_weights: bool = True
     append: Callable[[list[Row]], None] = field(init=False)
     began: float = field(init=False)
     resumed: bool = field(init=False, default=False)
@@ -152,5 +153,6 @@ class Trial:
             return "interrupted"
         self.run.save_snapshots(self.measurer.snapshots())
         self.run.end("finished", self.measurer.state_of_collapse(), **result)
+        self.run.slim(self.keep_weights)
         log.info(f"{self.run.path}: {words}; {self.run.info['reason']}")
         return "finished"
