@@ -20,8 +20,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages and the pictures."""
     for page, source in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
-    for picture in sorted((ROOT / GALLERY).glob("*")):
-        files.append(File.generated(config, f"gallery/{picture.name}", abs_src_path=str(picture)))
+    for picture in sorted(file for file in (ROOT / GALLERY).rglob("*") if file.is_file()):
+        files.append(
+            File.generated(
+                config, f"gallery/{picture.relative_to(ROOT / GALLERY).as_posix()}", abs_src_path=str(picture)
+            )
+        )
     return files
 
 
