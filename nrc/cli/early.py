@@ -42,8 +42,9 @@ def run(module: str) -> None:
     try:
         command = import_module(f"nrc.cli.{module}").command
     except ModuleNotFoundError as error:
-        extra = "dev" if module == "docs" else "reproduce"
-        print(f"error: {error.name} is not installed; pip install 'nrc[{extra}]' brings it", file=sys.stderr)
+        print(
+            f"error: {error.name} is not installed; pip install 'nrc[reproduce]' brings it", file=sys.stderr
+        )
         sys.exit(2)
     command()
 
@@ -83,11 +84,6 @@ def report() -> None:
 def bench() -> None:
     """`scripts/bench.py`."""
     run("bench")
-
-
-def docs() -> None:
-    """`scripts/docs.py`."""
-    run("docs")
 
 
 def experts() -> None:

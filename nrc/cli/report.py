@@ -2,12 +2,14 @@
 
 python scripts/report.py --protocol quick
 python scripts/report.py --write-scorecard outputs_of_another_processor
+python scripts/report.py --gallery                # small pictures and the table of docs/figures.md
 """
 
 from pathlib import Path
 
 from nrc.cli import console
 from nrc.places import PROTOCOLS
+from nrc.report.gallery import write_gallery
 from nrc.report.html import write_report
 from nrc.report.scorecard import COMMITTED, committed, scorecard, table, write_committed
 from nrc.runs.read import Runs
@@ -24,8 +26,16 @@ def main() -> None:
         help="make today's verdicts the committed ones, and no report; further folders hold the same runs made on other "
         "kinds of processors (ATEN_CPU_CAPABILITY=default or avx2), and widen the tolerances",
     )  # fmt: skip
+    parser.add_argument(
+        "--gallery", action="store_true",
+        help="make the small pictures and the table of docs/figures.md from the figures that are drawn, and no report",
+    )  # fmt: skip
     args = parser.parse_args()
     console.existing_folder(args.outputs)
+    if args.gallery:
+        for path in write_gallery(args.outputs):
+            print(path)
+        return
     if args.write_scorecard is None:
         for path in write_report(args.outputs, args.protocol, folder=args.folder):
             print(path)

@@ -42,6 +42,7 @@ def scale_of(run: Run) -> float:
     "Right: centred targets of Swimmer scaled down, at a smaller weight decay.",
 )
 def cone(runs: Runs) -> Iterator[Drawing]:
+    """NRC1 at the end against the mean and the scale of the targets, biases decayed or not."""
     found = {data: these for data, these in _by_set(runs).items() if these}
     scaled = [run for these in found.values() for run in these if _is_scaled(run)]
     moved = {data: [run for run in these if not _is_scaled(run)] for data, these in found.items()}

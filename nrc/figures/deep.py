@@ -53,6 +53,7 @@ CAPTION = (
     + " A convolution's features are its input channels, its weight is taken as c_in x (c_out kh kw).",
 )
 def deep(runs: Runs) -> Iterator[Drawing]:
+    """Layer by layer: noise, alignments, CKA, ranks, error of the best affine map."""
     for experiment in ("deep", "images"):
         for data in runs.of(experiment):
             if experiment == "deep" or data not in runs.of("deep"):
@@ -69,6 +70,7 @@ def deep(runs: Runs) -> Iterator[Drawing]:
     "it stands beside its permutation null, and the feature side is the one to read.",
 )
 def low_rank(runs: Runs) -> Iterator[Drawing]:
+    """The same for targets of rank 2 in 10 dimensions."""
     for data in runs.of("low_rank"):
         yield from _one(runs, "low_rank", data, data, PANELS + LOW_RANK_PANELS)
 

@@ -24,6 +24,7 @@ LOOKS = [{"color": colour, "ls": line} for colour, line in zip(COLOURS, style.LI
     "as many components are left as there are targets, fewer where a target direction is dead.",
 )
 def evr(runs: Runs) -> Iterator[Drawing]:
+    """How many principal components hold the features' variance."""
     for kind, words, mains in selection.headlines(runs):
         yield _one(kind, words, mains)
 

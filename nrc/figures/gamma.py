@@ -29,6 +29,7 @@ POINTS = 400
     "direction, and W with it. Grey ticks on the upper edge: minima printed in the paper, of ReLU features on its rows.",
 )
 def gamma(runs: Runs) -> Iterator[Drawing]:
+    """NRC3 against gamma, the minimum marked."""
     for name, kinds in NAMES.items():
         columns: dict[str, dict[str, list[Run]]] = {}
         for kind in kinds:

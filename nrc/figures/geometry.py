@@ -25,6 +25,7 @@ TWO = 2  # the picture is that of two targets: a plane
     "picture points into directions not drawn. Collapse: dots and arrows lie on the unit circle in the plane.",
 )
 def geometry(runs: Runs) -> Iterator[Drawing]:
+    """Features and rows of W before and after training, in 3-D."""
     found: dict[str, dict[str, Run]] = {}
     for kind in ("linear", "relu"):
         experiment = selection.LAYERS[kind][0]

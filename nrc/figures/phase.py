@@ -83,6 +83,7 @@ class Border:
     "penalised biases.",
 )
 def phase(runs: Runs) -> Iterator[Drawing]:
+    """Where collapse begins and directions die, over weight decay and decay budget."""
     for data in {**runs.of(GRID["relu"]), **runs.of(GRID["linear"])}:
         grids = {kind: groups for kind in GRID if (groups := _grid(runs, kind, data))}
         if grids:

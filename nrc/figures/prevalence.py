@@ -30,6 +30,7 @@ THIN: dict[str, Any] = {"color": style.PUBLISHED, "lw": 0.6}
     "behind while the learning rate is high.",
 )
 def prevalence(runs: Runs) -> Iterator[Drawing]:
+    """NRC1 to NRC3, errors and R² against tau, with the published curves in grey."""
     for kind, words, mains in selection.headlines(runs):
         controls = {data: runs.control(selection.KINDS[kind][0], data) for data in mains}
         yield _one(kind, words, mains, controls)

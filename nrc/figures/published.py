@@ -33,6 +33,7 @@ THEIRS = {"color": style.PUBLISHED, "lw": 0.8}
     "that the small print names and at our weight decays.",
 )
 def published(runs: Runs) -> Iterator[Drawing]:
+    """Raw NRC1 and NRC2, and NRC3, beside the published numbers."""
     columns: dict[str, dict[str, list[Run]]] = {}
     for kind, (experiment, _) in selection.LAYERS.items():
         for data in runs.of(experiment):

@@ -39,6 +39,11 @@ class Figure:
     numbers: tuple[int, ...]
 
     @property
+    def shows(self) -> str:
+        """One line for a list of figures: what the function says of itself."""
+        return " ".join((self.function.__doc__ or "").split())
+
+    @property
     def order(self) -> tuple[int, tuple[int, ...], str]:
         """Papers in order of their year, figures by number; those of no paper last."""
         return PAPERS.index(self.paper), self.numbers, self.name
@@ -55,7 +60,7 @@ class Figure:
 def figure(
     name: str, *, reads: Iterable[str], caption: str, paper: Paper = "", numbers: Sequence[int] = ()
 ) -> Callable[[Callable[[Runs], Iterator[Drawing]]], Figure]:
-    """Register a function that yields drawings.
+    """Register a function that yields drawings; its docstring says in one line what they show.
 
     Args:
         name: as in `draw(name, ...)`; the files may have longer names.

@@ -69,6 +69,7 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
     "that the targets hardly have. Green: the first collapsed layer as the paper draws it, by a rule it does not give.",
 )
 def sgemm(runs: Runs) -> Iterator[Drawing]:
+    """Layer by layer on the paper's own rows; needs the file."""
     main = runs_of(runs, "sgemm").headline("sgemm", "sgemm")
     if not main:
         return
@@ -117,6 +118,7 @@ def sgemm(runs: Runs) -> Iterator[Drawing]:
     "curve is drawn: the paper's figure 9 was not digitised.",
 )
 def sgemm_decay(runs: Runs) -> Iterator[Drawing]:
+    """The same for several weight decays; needs the file."""
     groups = lambda_groups(runs_of(runs, "sgemm_decay").of("sgemm_decay").get("sgemm", []))
     if len(groups) < 2:
         return

@@ -33,6 +33,7 @@ CROSS: dict[str, Any] = {"marker": "x", "ms": 5, "mew": 1.3}
     "'does not collapse' from 'not yet'.",
 )
 def sweep(runs: Runs) -> Iterator[Drawing]:
+    """NRC1 to NRC3 and errors for five weight decays."""
     for kind, (_, words) in selection.KINDS.items():
         columns = {d: lambda_groups(found) for d, found in selection.sets(runs, kind).items()}
         columns = {d: groups for d, groups in columns.items() if len(groups) > 1}
@@ -50,6 +51,7 @@ def sweep(runs: Runs) -> Iterator[Drawing]:
     "at a tenth of the learning rate, which quiets the noise: the drop at the very end.",
 )
 def ufm_sweep(runs: Runs) -> Iterator[Drawing]:
+    """NRC1 to NRC3 with penalties on features and last weight alone."""
     columns = {d: lambda_groups(found) for d, found in runs.of("ufm").items()}
     if columns:
         title = "UFM-regularised networks: sweep of the penalties"

@@ -30,6 +30,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "in decades of NRC1 and NRC3.",
 )
 def tau_clock(runs: Runs) -> Iterator[Drawing]:
+    """Plain SGD and SGD with momentum on one axis of tau."""
     columns: dict[str, dict[str, list[Run]]] = {}
     for data, found in runs.of("tau_clock", both_protocols=True).items():
         groups = {p: [run for run in found if run.protocol == p] for p in LOOKS}

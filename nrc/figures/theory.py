@@ -29,6 +29,7 @@ COLOURS = {"relu": style.C0, "linear": style.C1}
     "a (S - sqrt(gamma) I), with a and gamma fitted: 2 numbers for 3 or 6 elements.",
 )
 def theory(runs: Runs) -> Iterator[Drawing]:
+    """W Wᵀ of trained networks against the closed form."""
     free = {d: [run for run in found if _usable(run)] for d, found in runs.of(EXPERIMENT).items()}
     decayed: dict[str, dict[str, list[Run]]] = {}
     for kind, (experiment, _) in selection.LAYERS.items():

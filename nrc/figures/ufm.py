@@ -36,6 +36,7 @@ def predicted(run: Run, loss: str = "coded") -> ufm.Optimum:
     "smaller the penalty, the longer it takes; the theory's limit lambda -> 0 is not the run without penalty.",
 )
 def ufm_norms(runs: Runs) -> Iterator[Drawing]:
+    """Norms of features and of the rows of W against the closed form."""
     columns = {d: lambda_groups(found) for d, found in runs.of(EXPERIMENT).items()}
     if not columns:
         return
@@ -115,6 +116,7 @@ def _row_norms(drawing: Drawing, axes: Axes, groups: Mapping[float, list[Run]]) 
     "that noise as about the theory.",
 )
 def ufm_residuals(runs: Runs) -> Iterator[Drawing]:
+    """Residuals of two targets against each other: the theory's circle."""
     mains = {data: runs.headline(EXPERIMENT, data) for data in runs.of(EXPERIMENT)}
     chosen = [main[0] for main in mains.values() if main and len(main[0].snapshots.get("sigma", [])) == 2]
     if not chosen:

@@ -61,18 +61,22 @@ def planned(protocol: str) -> dict[str, dict[str, bool]]:
     """Experiment -> data sets that conf/experiment runs it on in this protocol -> whether they need a user's file."""
     found: dict[str, dict[str, bool]] = {}
     for file in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
-        told = _declared(file.stem)
+        told = experiment_block(file.stem)
         if protocol in told["protocols"]:
             own = bool(told.get("needs_path"))
             found.setdefault(told["name"], {}).update(dict.fromkeys(told["datasets"], own))
     return found
 
 
-def _declared(name: str) -> dict[str, Any]:
+def experiment_block(name: str) -> dict[str, Any]:
     """The `experiment` block of a file, on top of those of the files it builds on (nrc.cli.config has Hydra's own)."""
     file = yaml.safe_load((ROOT / "conf" / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
     parents = [entry for entry in file.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
-    return {k: v for part in [*map(_declared, parents), file.get("experiment", {})] for k, v in part.items()}
+    return {
+        k: v
+        for part in [*map(experiment_block, parents), file.get("experiment", {})]
+        for k, v in part.items()
+    }
 
 
 def scorecard(runs: Runs, chosen: Sequence[Claim] | None = None) -> list[Row]:

@@ -1,6 +1,0 @@
-"""See `nrc.cli.docs`."""
-
-from nrc.cli.early import docs
-
-if __name__ == "__main__":
-    docs()
