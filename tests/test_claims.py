@@ -197,7 +197,7 @@ def changed(run: Run, end: dict[str, float] | None = None, **shots: np.ndarray) 
     for metric, value in (end or {}).items():
         table.loc[(table.metric == metric) & (table.step == 1), "value"] = value
     other = Run(run.path, run.info, table)
-    vars(other)["snapshots"] = run.snapshots | shots
+    vars(other)["snapshots"] = dict(run.snapshots) | shots
     return other
 
 

@@ -255,7 +255,7 @@ def test_what_is_unchanged_is_not_drawn_again(outputs: Path, monkeypatch: pytest
     run = outputs / "prevalence-quick/reacher/wd=0.05/seed=0"
     record(run, seconds=2.0)
     assert changed() and not changed()
-    monkeypatch.setattr("nrc.figures.output._code", lambda: "another version")
+    monkeypatch.setattr("nrc.figures.output.code", lambda: "another version")
     assert changed() and not changed()
 
 

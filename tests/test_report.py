@@ -314,3 +314,44 @@ def test_each_figure_of_the_papers_has_one_answer(outputs: Path) -> None:
     assert word(HOLDS, NOT_YET) == "not yet: 1 of 2"
     assert word(HOLDS, NOT_YET, FAILS) == "in part: 1 of 3"
     assert word(FAILS, FAILS) == "no" and word(NOT_RUN) == "not run"
+
+
+def test_a_report_is_made_again_only_when_something_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wd in (0.05, 0.0):
+        train(tmp_path, "prevalence", wd)
+    train(tmp_path, "animation", 0.05, frames=4)
+    judged: list[Path] = []
+    drawn: list[Path] = []
+    real = animation.animate
+    monkeypatch.setattr(
+        "nrc.report.html.scorecard", lambda runs: judged.append(runs.outputs) or scorecard(runs)
+    )
+    monkeypatch.setattr(animation, "animate", lambda run, file: drawn.append(file) or real(run, file))
+
+    def times() -> tuple[int, int]:
+        """How often the claims were judged and the animation drawn."""
+        files = write_report(tmp_path)
+        assert all(file.is_file() for file in files) and len(files) == 5
+        return len(judged), len(drawn)
+
+    assert times() == times() == (1, 1)
+    train(tmp_path, "prevalence", 0.05, seed=1)
+    assert times() == times() == (2, 1)
+    draw_something(tmp_path / "figures")
+    assert times() == times() == (3, 1)
+    (tmp_path / "report" / "scorecard.csv").unlink()
+    assert times() == (4, 1)
+    monkeypatch.setattr("nrc.report.html.code", lambda *parts: "another version")
+    assert times() == times() == (5, 2)
+
+
+def test_large_arrays_of_a_snapshot_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    train(tmp_path, "prevalence", 0.05)
+    [run] = Runs(tmp_path).headline("prevalence", "low_rank")
+    with np.load(run.path / "snapshots.npz") as whole:
+        assert list(run.snapshots) == whole.files and len(run.snapshots) == len(whole.files)
+        assert run.alive == 2 and set(run.snapshots._read) == {"weight_end"}  # type: ignore[attr-defined]
+        assert all(np.array_equal(run.snapshots[name], whole[name]) for name in whole.files)
+    assert run.snapshots.get("no such array") is None

@@ -150,7 +150,7 @@ def test_red_when_the_ufms_gram_is_broken(
         monkeypatch.setattr(ufm, "optimum", no_root)
     else:
         ((run,),) = runs.of("ufm").values()
-        vars(run)["snapshots"] = run.snapshots | {"weight_end": 2 * run.snapshots["weight_end"]}
+        vars(run)["snapshots"] = dict(run.snapshots) | {"weight_end": 2 * run.snapshots["weight_end"]}
     assert "ufm_gram" in problems(table(scorecard(runs)), committed(now))
 
 

@@ -166,29 +166,34 @@ def fingerprint(name: str, runs: Runs) -> str:
 
     Records of runs count by their bytes; the larger files beside them by size and time of change.
     """
-    outputs = runs.outputs
-    digest = hashlib.sha256(f"{name} {runs.protocol} {runs.datasets or ''} {_code()}".encode())
+    digest = hashlib.sha256(f"{name} {runs.protocol} {runs.datasets or ''} {code()}".encode())
     for experiment in find(name).reads:
-        for folder in (outputs / experiment, *(outputs / f"{experiment}-{p}" for p in PROTOCOLS)):
-            for record in sorted(folder.glob("*/**/run.json")):
-                if record.parent in runs.pending:
-                    continue
-                digest.update(f"{record.relative_to(outputs)}\n".encode() + record.read_bytes())
-                for file in ("metrics.csv", "snapshots.npz", "config.yaml"):
-                    if (record.parent / file).exists():
-                        facts = (record.parent / file).stat()
-                        digest.update(f"{file} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        for folder in (experiment, *(f"{experiment}-{p}" for p in PROTOCOLS)):
+            add_runs(digest, runs, folder)
     return digest.hexdigest()
 
 
+def add_runs(digest: Any, runs: Runs, folder: str) -> None:
+    """Add all that the runs of a folder of experiments are known by."""
+    for record in sorted((runs.outputs / folder).glob("*/**/run.json")):
+        if record.parent in runs.pending:
+            continue
+        digest.update(f"{record.relative_to(runs.outputs)}\n".encode() + record.read_bytes())
+        for file in ("metrics.csv", "snapshots.npz", "config.yaml"):
+            if (record.parent / file).exists():
+                facts = (record.parent / file).stat()
+                digest.update(f"{file} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+
+
 @cache
-def _code() -> str:
+def code(*more: str) -> str:
+    """The code that makes a figure, and of these further parts of the package, as one sha256."""
     digest = hashlib.sha256(" ".join(version(library) for library in LIBRARIES).encode())
     package = Path(str(files("nrc")))
-    for part in SOURCES:
+    for part in (*SOURCES, *more):
         place = package / part
-        for file in sorted(place.glob("*")) if place.is_dir() else [place]:
-            if file.is_file():
+        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if file.is_file() and file.suffix != ".pyc":
                 digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
 

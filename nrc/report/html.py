@@ -4,6 +4,7 @@
 open from disk without a network; their Content-Security-Policy forbids every request to one.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -19,12 +20,13 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from nrc.figures import animation
+from nrc.figures.output import add_runs, code
 from nrc.figures.registry import figures as registered
 from nrc.report import explorer
 from nrc.report.published import comparisons
 from nrc.report.registry import FAILS, HOLDS, NOT_RUN, NOT_YET, PENDING, UNTESTABLE, mean, value_range
 from nrc.report.scorecard import Row, scorecard, table
-from nrc.runs.directory import atomic
+from nrc.runs.directory import atomic, write_json
 from nrc.runs.read import Runs
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,8 @@ def write_report(
         pending: directories of runs that are under way; what waits for them says so.
 
     Returns:
-        `index.html`, `explorer.html`, `scorecard.csv`, and `collapse.gif` with its still if there are frames.
+        `index.html`, `explorer.html`, `scorecard.csv`, and `collapse.gif` with its still if there are frames. They are
+        left as they are where neither the runs and the figures have changed since, nor the code.
 
     Example:
         write_report(Path("outputs"), "quick")
@@ -60,9 +63,20 @@ def write_report(
     folder = Path(folder or outputs / "report")
     folder.mkdir(parents=True, exist_ok=True)
     runs = Runs(outputs, protocol, pending=pending)
+    state = folder / "made_from.json"
+    before, now = _read(state), _made_from(runs, folder)
+    files = [folder / name for name in before.get("files", [])]
+    if before.get("all") == now["all"] and files and all(file.exists() for file in files):
+        return files
     rows = scorecard(runs)
     moving = animation.find(runs)
-    gif = animation.animate(moving, folder / "collapse.gif") if moving else None
+    gif = folder / "collapse.gif" if moving else None
+    if moving and gif:
+        now["animation"] = (
+            f"{code()} {moving.path} {hashlib.sha256(json.dumps(moving.info).encode()).hexdigest()}"
+        )
+        if before.get("animation") != now["animation"] or not gif.exists():
+            animation.animate(moving, gif)
     texts = {
         "index.html": render(runs, rows, folder, gif),
         "explorer.html": render_explorer(runs),
@@ -73,7 +87,32 @@ def write_report(
             tmp.write_text(text, encoding="utf-8")
     counts = ", ".join(f"{n} {word}" for word, n in Counter(row.verdict for row in rows).items())
     log.info(f"{folder / 'index.html'}: {counts}")
-    return [*(folder / name for name in texts), *([gif, gif.with_suffix(".png")] if gif else [])]
+    made = [*(folder / name for name in texts), *([gif, gif.with_suffix(".png")] if gif else [])]
+    write_json(state, now | {"files": [file.name for file in made]})
+    return made
+
+
+def _read(state: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(state.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _made_from(runs: Runs, folder: Path) -> dict[str, Any]:
+    """What the report is made from, as one sha256: all runs, the figures, the code, and which folder it links from."""
+    place = os.path.relpath(folder.absolute(), runs.outputs.absolute())
+    digest = hashlib.sha256(f"{runs.protocol} {place} {len(runs.pending)} {code('report')}".encode())
+    if runs.outputs.is_dir():
+        for experiment in sorted(path.name for path in runs.outputs.iterdir() if path.is_dir()):
+            if experiment not in explorer.OTHER_FOLDERS:
+                add_runs(digest, runs, experiment)
+        for file in sorted((runs.outputs / "figures").glob("*")):
+            if file.name == "captions.json":
+                digest.update(file.read_bytes())
+            elif file.suffix == ".png":
+                digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
+    return {"all": digest.hexdigest()}
 
 
 def _template(name: str) -> Any:

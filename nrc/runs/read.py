@@ -3,7 +3,8 @@
 import logging
 import math
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+import zipfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -178,13 +179,37 @@ class Run:
         return self.alive < self.target_rank
 
     @cached_property
-    def snapshots(self) -> dict[str, np.ndarray]:
-        """features_start, features_end, weight_start, weight_end, targets, sigma; {} when not saved."""
+    def snapshots(self) -> Mapping[str, np.ndarray]:
+        """features_start, features_end, weight_start, weight_end, targets, sigma, each read when it is asked for; {} when
+        not saved."""
         file = self.path / "snapshots.npz"
-        if not file.exists():
-            return {}
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return Snapshots(file) if file.exists() else {}
+
+
+class Snapshots(Mapping[str, np.ndarray]):
+    """The arrays of a file snapshots.npz, each read when it is asked for: most readers want a small one beside large ones.
+
+    Example:
+        Snapshots(Path("outputs/prevalence-quick/swimmer/wd=0/seed=0/snapshots.npz"))["sigma"]
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._read: dict[str, np.ndarray] = {}
+        with zipfile.ZipFile(file) as archive:
+            self._names = [name.removesuffix(".npy") for name in archive.namelist()]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._read:
+            with np.load(self.file, allow_pickle=False) as archive:
+                self._read[name] = archive[name]
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass
