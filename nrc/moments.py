@@ -51,6 +51,10 @@ class Scatter:
         """(d, d), centred and divided by N."""
         return self.scatter / self.count
 
+    def along(self, basis: Tensor) -> Scatter:
+        """The same of the coordinates B'x, along the columns of basis (d, k)."""
+        return Scatter(self.count, basis.T @ self.mean, basis.T @ self.scatter @ basis)
+
     def to(self, device: torch.device | str) -> Scatter:
         return Scatter(self.count, self.mean.to(device), self.scatter.to(device))
 
@@ -179,6 +183,18 @@ class Moments:
         for name in ("_joint", "_unit", "centred", "centre", "_zero_rows"):
             value = getattr(self, name)
             setattr(moved, name, value.to(device) if isinstance(value, Scatter | Tensor) else value)
+        return moved
+
+    def along(self, basis: Tensor) -> Moments:
+        """The moments of the coordinates B'h, along the orthonormal columns of basis (d, k)."""
+        both = torch.block_diag(basis, torch.eye(self.n, dtype=basis.dtype, device=basis.device))
+        moved = Moments()
+        moved.__dict__.update(self.__dict__)
+        moved.d = basis.shape[1]
+        moved._joint = self._sums.along(both)
+        moved._unit = None if self._unit is None else self._unit.along(basis)
+        moved.centred = None if self.centred is None else self.centred.along(basis)
+        moved.centre = None if self.centre is None else basis.T @ self.centre
         return moved
 
     @property

@@ -126,6 +126,25 @@ def test_a_signal_before_there_is_anything_to_save_ends_in_one_line(tmp_path: Pa
     assert process.returncode == 130 and not list(tmp_path.iterdir())
 
 
+LATE = """
+import os, signal, sys
+from types import ModuleType
+from nrc.cli import early
+class Last:  # goes when Python takes its modules apart
+    def __del__(self, kill=os.kill, here=os.getpid(), number=signal.SIGINT):
+        kill(here, number)
+last = Last()
+sys.modules["nrc.cli.ending"] = ending = ModuleType("ending")
+ending.command = lambda: sys.exit(7)
+early.run("ending")
+"""
+
+
+def test_a_signal_while_python_ends_does_not_change_the_exit_status() -> None:
+    result = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (7, "")
+
+
 # --- a full disk
 
 

@@ -1,6 +1,7 @@
 """Rounding, units, overflow and width: the right value or NaN with a true reason, never a wrong number."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from metric_oracles import principal, residual, unit
 
 from nrc import Moments, measure
 from nrc.errors import UserError
-from nrc.metrics import Layer, measure_moments, measure_with_reasons
+from nrc.metrics import Layer, Maker, evaluate, measure_moments, measure_with_reasons
 from nrc.metrics import assemble as assemble_module
+from nrc.metrics import layer as layer_module
 from nrc.metrics.layer import Undefined
 from nrc.metrics.linalg import smallest_eigenvalue
 
@@ -203,3 +205,38 @@ def test_more_columns_than_rows(monkeypatch):
     monkeypatch.setattr(assemble_module, "MOST_COLUMNS", 10)
     with pytest.raises(UserError, match="more than 10"):
         measure(rng.normal(size=(3000, 2100)), rng.normal(size=3000))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("out", [2, 5])
+def test_sums_of_more_columns_than_rows(monkeypatch, dtype, out):
+    rng = np.random.default_rng(0)
+    h, held, y, other, w = (
+        rng.normal(size=s).astype(dtype) for s in ((20, 90), (9, 90), (20, 2), (9, 2), (out, 90))
+    )
+    maker = Maker(torch.as_tensor(rng.normal(size=(90, 7))), relu=True)
+
+    def measured():
+        train = Layer.of(Moments().update(h, y).add_centred(h), w, np.zeros(out))
+        test = Layer.of(Moments().update(held, other), w, np.zeros(out), linear_map_from=train)
+        return [evaluate(replace(train, maker=maker)), evaluate(test)]
+
+    usual = measured()
+    monkeypatch.setattr(layer_module, "MANY_COLUMNS", 50)
+    decomposed = []
+    monkeypatch.setattr(
+        torch.linalg, "eigh", lambda m, eigh=torch.linalg.eigh: (decomposed.append(len(m)), eigh(m))[1]
+    )
+    found = measured()
+    assert max(decomposed) <= 20 + out
+    for before, now in zip(usual, found, strict=True):
+        assert "space of their rows" in now.undefined["cka_first_columns"]
+        for name, value in before.values.items():
+            if name not in ("cka_first_columns", "feature_target_alignment_null") and math.isfinite(value):
+                assert now[name] == pytest.approx(value, rel=1e-8, abs=1e-11), name
+    centred = h.astype(float) - h.mean(0, dtype=float)
+    assert found[0]["feature_rank"] == 19
+    assert found[0]["nrc1"] == pytest.approx(residual(unit(h.astype(float)), principal(h.astype(float), 2)))
+    a = np.linalg.lstsq(centred, y - y.mean(0, dtype=float), rcond=1e-10)[0]
+    fit = (held - h.mean(0, dtype=float)) @ a + y.mean(0, dtype=float)
+    assert found[1]["linear_mse"] == pytest.approx(((fit - other) ** 2).mean(), rel=1e-6)

@@ -21,6 +21,7 @@ from nrc.metrics import (
 )
 from nrc.metrics.last_layer import nrc1_floor, nrc2_floor
 from nrc.models import MLP
+from nrc.training import measuring
 from nrc.training.clock import Clock
 from nrc.training.measuring import Measurer, _one_sided
 from nrc.training.placement import Placed
@@ -205,6 +206,14 @@ def test_balancedness_of_a_run_is_that_of_the_weights_on_both_sides():
     normed = measurer(MLP(width=16, norm="batch"))
     normed.rows(0)
     assert "BatchNorm" in normed.undefined["fc2/balancedness"]
+
+
+def test_layers_of_very_many_features_are_named_and_left_out(monkeypatch, caplog):
+    monkeypatch.setattr(measuring, "MAX_FEATURES", 10)
+    watch = measurer(MLP(width=16))
+    assert {row[4] for row in watch.rows(0)} == {"fc1", "fc4", "model"}  # the head always is
+    assert watch.undefined["fc2"] == "reads 16 features, more than 10, and is not measured"
+    assert "layer 'fc3' reads 16 features" in caplog.text
 
 
 @pytest.mark.parametrize("width", [64, 256])

@@ -202,6 +202,13 @@ def test_threshold_of_a_scalar_network_in_closed_form() -> None:
     assert thresholds(x + 3, slope * x - 1, layers=4, loss_scale=k) == [pytest.approx(expected, rel=1e-12)]
 
 
+def test_thresholds_of_more_inputs_than_rows_are_those_in_the_space_of_the_rows() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 400)), rng.normal(size=(6, 2))
+    axes = np.linalg.svd(x - x.mean(0))[2][:5]  # five axes hold six centred rows
+    assert thresholds(x, y, layers=4) == pytest.approx(thresholds(x @ axes.T, y, layers=4), rel=1e-9)
+
+
 def descend(y: np.ndarray, x: np.ndarray, decay: float, rounds: int = 6000) -> np.ndarray:
     """Singular values of W3 W2 W1 after gradient descent on 1/(2n) mean |W3 W2 W1 x - y|^2 + decay/2 sum |W|^2."""
     n, d, (sx, sxy) = y.shape[1], x.shape[1], (x.T @ x / len(x), x.T @ y / len(x))

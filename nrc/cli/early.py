@@ -15,18 +15,28 @@ from types import FrameType
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # Windows has the first two
 
 
+def _heard() -> list[signal.Signals]:
+    """The signals that are not ignored."""
+    numbers = [signal.Signals[name] for name in NAMES if hasattr(signal, name)]
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _hear_no_more() -> None:
+    """The program is leaving: from here on signals are ignored. Python's own end would give them back to the system,
+    and a late Ctrl-C would then kill it, instead of the exit status that it has chosen."""
+    for number in _heard():
+        signal.signal(number, signal.SIG_IGN)
+
+
 def hear_signals() -> None:
     """From here on a signal ends the program; one that is ignored stays so, as nohup wants it."""
-    numbers = [signal.Signals[name] for name in NAMES if hasattr(signal, name)]
-    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
     def leave(number: int, frame: FrameType | None) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)  # it is already leaving
+        _hear_no_more()
         print("stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
 
-    for number in numbers:
+    for number in _heard():
         signal.signal(number, leave)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -46,7 +56,10 @@ def run(module: str) -> None:
             f"error: {error.name} is not installed; pip install 'nrc[reproduce]' brings it", file=sys.stderr
         )
         sys.exit(2)
-    command()
+    try:
+        command()
+    finally:
+        _hear_no_more()
 
 
 def train() -> None:

@@ -16,7 +16,7 @@ from nrc.arrays import as_rows, double, precision
 from nrc.errors import UserError
 from nrc.metrics import last_layer, layerwise
 from nrc.metrics.groups import Values, spread
-from nrc.metrics.layer import Layer, Undefined
+from nrc.metrics.layer import MANY_COLUMNS, Layer, Undefined
 from nrc.metrics.linalg import WeightSpectrum, weight_spectrum
 from nrc.moments import Moments
 
@@ -68,7 +68,6 @@ LAYERWISE: dict[str, Callable[[Layer], float]] = {
 }
 METRICS = LAST_LAYER | LAYERWISE
 OVERFLOW = "the value overflows float64; give features, targets or weight in other units"
-MANY_COLUMNS = 2048  # with more columns than this, and than rows, the rows' own space is measured
 MOST_COLUMNS = 8192  # more would take an eigenproblem of many minutes
 MOST_NUMBERS = 200_000_000  # of features of many columns and fewer rows: 1.6 GB as float64
 
@@ -201,7 +200,7 @@ def _in_space_of_rows(
     if weight is not None:
         weight = replace(weight, matrix=weight.matrix @ basis, vectors=basis.T @ weight.vectors)
     layer = Layer.of(moments, weight, bias, rank=rank)
-    return replace(layer, rows=(inside, y), width=h.shape[1], rounding=rounding)
+    return replace(layer, rows=(inside, y), basis=basis, rounding=rounding)
 
 
 def measure(

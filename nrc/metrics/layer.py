@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
 from typing import Any
@@ -31,6 +31,7 @@ from nrc.metrics.linalg import (
 )
 from nrc.moments import Moments
 
+MANY_COLUMNS = 2048  # of more columns than this, and than twice the rows, the rows' own space is measured
 VANISHED_RMS = 1e-12
 VANISHED_SIGNAL = 1e-8
 TARGET_RANK_TOLERANCE = 1e-10  # relative, of eigenvalues; SGEMM's nearly collinear targets have 4e-6
@@ -48,6 +49,20 @@ def _correlation_scale(covariance: Tensor) -> Tensor:
 def _gap(values: Tensor, k: int) -> float:
     """From the k-th of descending values to the next; infinite where there is none."""
     return float(values[k - 1] - values[k]) if k < len(values) else float("inf")
+
+
+def row_space(moments: Moments, weight: WeightSpectrum | None) -> Tensor:
+    """An orthonormal basis (d, N + out) of the space of the features' and the weight's rows, N + out < d.
+
+    From the sums: N random combinations of the columns of their second moment span what its N rows do, to the
+    accuracy at which the sums know them.
+    """
+    second = moments.sigma_h + torch.outer(moments.mean_h, moments.mean_h)
+    draws = torch.randn(
+        moments.d, moments.count, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float64
+    )
+    spanning = [second @ draws] if weight is None else [second @ draws, weight.matrix.T]
+    return torch.linalg.qr(torch.cat([m / m.abs().max().clamp_min(1e-300) for m in spanning], 1)).Q
 
 
 class Undefined(Exception):
@@ -84,7 +99,8 @@ class Layer:
         error: mean |prediction - y|^2 of a network whose prediction is not W h + b; None: it is.
         rows: features (N, d) and targets (N, n) as they came, where they are at hand: what the sums leave
             undecided is then decided by them.
-        width: number of columns that the features came in, where the moments are of fewer coordinates.
+        basis: (columns, d) orthonormal, where the moments and the weight are of fewer coordinates B'h than the
+            features have columns; None: of the columns themselves.
         rounding: variance that rounding may give the coordinates, (d,) or as a matrix (d, d); None: eps^2 of each
             column's mean square, with eps of the features' type.
         maker: what makes the features, for `balancedness`; a text: why that is not a weight; None: not known.
@@ -98,7 +114,7 @@ class Layer:
     reference: Layer | None = None
     error: float | None = None
     rows: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
-    width: int | None = None
+    basis: Tensor | None = field(default=None, repr=False)
     rounding: Tensor | None = field(default=None, repr=False)
     maker: Maker | str | None = field(default=None, repr=False)
 
@@ -150,12 +166,31 @@ class Layer:
         reference = linear_map_from
         if isinstance(reference, Moments):
             reference = Layer.of(reference)
-        if reference is not None and (reference.moments.d, reference.moments.n) != (moments.d, moments.n):
+        if reference is not None and (reference.columns, reference.moments.n) != (moments.d, moments.n):
             raise UserError(
-                f"linear_map_from has {reference.moments.d} features and {reference.moments.n} targets, "
+                f"linear_map_from has {reference.columns} features and {reference.moments.n} targets, "
                 f"but the moments have {moments.d} and {moments.n}"
             )
-        return Layer(moments.to("cpu"), w, b, maps, rank, reference)
+        layer = Layer(moments.to("cpu"), w, b, maps, rank, reference)
+        spanning = moments.count + (0 if w is None else len(w.matrix))
+        few = moments.d > MANY_COLUMNS and 2 * spanning < moments.d
+        return layer.along(row_space(layer.moments, w)) if few else layer
+
+    def along(self, basis: Tensor) -> Layer:
+        """The layer in the coordinates B'h, along an orthonormal basis (d, k) of the rows of features and weight.
+
+        No metric but `cka_first_columns` depends on the coordinates, and k may be far below d.
+        """
+        w = self.weight
+        if w is not None:
+            w = replace(w, matrix=w.matrix @ basis, vectors=basis.T @ w.vectors)
+        rounding = (basis.T * self.column_rounding) @ basis
+        return replace(self, moments=self.moments.along(basis), weight=w, basis=basis, rounding=rounding)
+
+    def read_here(self, weight: Tensor, source: Layer) -> Tensor:
+        """A map (n, d) of the coordinates of `source`, as one of the coordinates of this layer."""
+        weight = weight if source.basis is None else weight @ source.basis.T
+        return weight if self.basis is None else weight @ self.basis
 
     @cached_property
     def features(self) -> Spectrum:
@@ -270,7 +305,7 @@ class Layer:
     @property
     def columns(self) -> int:
         """Number of columns d that the features came in."""
-        return self.width or self.moments.d
+        return self.moments.d if self.basis is None else len(self.basis)
 
     @cached_property
     def signal_share(self) -> float:

@@ -173,7 +173,7 @@ def cka(layer: Layer) -> float:
 def cka_first_columns(layer: Layer) -> float:
     """CKA of the first t columns of H alone, as the released code has it: not rotation invariant, never 1 in
     general. [0, 1]."""
-    if layer.width is not None:
+    if layer.basis is not None:
         raise Undefined("more columns than rows: the features are measured in the space of their rows")
     t = layer.moments.n
     return _cka(layer, layer.moments.sigma_h[:t, :t], layer.moments.sigma_hy[:t])
@@ -210,10 +210,12 @@ def linear_mse(layer: Layer) -> float:
     matter it is undefined (see `nrc.metrics.fit`). With `linear_map_from` the map is fitted
     there and judged on these moments. Equal to the model's own MSE where a layer already holds the prediction.
     """
-    a, b = (layer.reference or layer).affine_map
+    source = layer.reference or layer
+    a, b = source.affine_map
     m = layer.moments
     if layer.reference is None:
         return layer.fit.error / m.n
+    a = layer.read_here(a, source)
     error = squared_error(m, a, b)
     # A Sigma A' loses what its large terms take from each other
     largest = float((a.abs() @ m.sigma_h.diagonal().sqrt()).square().sum())
@@ -227,13 +229,15 @@ def linear_mse_uncentred(layer: Layer) -> float:
     the largest cut off. Wrong by orders of magnitude in collapsed layers; for comparison only, so runs log it at their
     start and end alone. [0, inf), unit of y^2.
     """
-    m = (layer.reference or layer).moments
+    source = layer.reference or layer
+    m = source.moments
     second = m.sigma_h + torch.outer(m.mean_h, m.mean_h)
     cross = m.sigma_hy + torch.outer(m.mean_h, m.mean_y)
     values, vectors = torch.linalg.eigh(second)
     kept = numerical_rank(values, RELEASED_RTOL**2 * max(float(values[-1]), 0.0))
     basis = vectors[:, len(values) - kept :]
     a = ((cross.T @ basis) / values[len(values) - kept :]) @ basis.T
+    a = layer.read_here(a, source)
     return squared_error(layer.moments, a, a.new_zeros(m.n)) / layer.moments.n
 
 
@@ -424,7 +428,8 @@ def balancedness(layer: Layer) -> float:
         raise Undefined("the weight that makes these features is not known")
     if isinstance(layer.maker, str):
         raise Undefined(layer.maker)
-    return weight_balance(layer.maker.weight, layer.weight.matrix, layer.maker.bias, relu=layer.maker.relu)
+    weight = layer.weight.matrix if layer.basis is None else layer.weight.matrix @ layer.basis.T
+    return weight_balance(layer.maker.weight, weight, layer.maker.bias, relu=layer.maker.relu)
 
 
 def signal_share(layer: Layer) -> float:

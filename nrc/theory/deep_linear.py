@@ -52,14 +52,18 @@ def thresholds(x: np.ndarray, y: np.ndarray, layers: int, loss_scale: float = 0.
         )
     x, y = (np.asarray(z, float) - np.asarray(z, float).mean(0) for z in (x, y))
     cross = x.T @ y / len(x)  # (d, n)
-    values, vectors = np.linalg.eigh(x.T @ x / len(x))
+    if len(x) < x.shape[1]:  # the rows span all that matters
+        lengths, rows = np.linalg.svd(x, full_matrices=False)[1:]
+        values, vectors = lengths**2 / len(x), rows.T
+    else:
+        values, vectors = np.linalg.eigh(x.T @ x / len(x))
     u = np.linalg.svd(cross, full_matrices=False)[2]  # (min(d, n), n)
     found = [_largest(vectors.T @ (cross @ direction), values, layers) for direction in u]
     return sorted((2 * loss_scale / y.shape[1] * value for value in found), reverse=True)
 
 
 def _largest(s: np.ndarray, values: np.ndarray, layers: int) -> float:
-    """max over unit v and p > 0 of (v's - p v'Dv) p^(1 - 2/L), for D = diag(values), in D's basis."""
+    """max over unit v and p > 0 of (v's - p v'Dv) p^(1 - 2/L), for D = diag(values), in D's basis (where s is not 0)."""
     if not np.linalg.norm(s) > 0:
         return 0.0
     e = 1 - 2 / layers

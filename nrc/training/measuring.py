@@ -5,6 +5,7 @@ rounding of a float32 pass alone gives an NRC1 of about 1e-14 (see `nrc.metrics.
 as a direction is still judged by the precision of the network's own type. Image networks run in their own type.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -18,7 +19,7 @@ from torch.func import functional_call
 from nrc.arrays import precision
 from nrc.cone import one_sided
 from nrc.errors import UserError
-from nrc.features.collect import KEEP_BYTES, collect, layers_of
+from nrc.features.collect import KEEP_BYTES, MAX_FEATURES, collect, layers_of
 from nrc.features.layers import OUT, reading_weight
 from nrc.features.modes import evaluating
 from nrc.metrics import LAYERWISE, METRICS, Layer, Maker, Metrics, Undefined
@@ -31,6 +32,7 @@ from nrc.training.loop import Diverged
 from nrc.training.placement import Batches, Placed
 from nrc.training.settings import Measure
 
+log = logging.getLogger(__name__)
 Row = tuple[float, int, float, str, str, str, float]
 Collected = dict[str, Moments]
 
@@ -93,14 +95,14 @@ class Measurer:
         self.modules: dict[str, nn.Module] = model.measured_layers()  # type: ignore[operator]
         self.head = list(self.modules)[-1]
         self.terms = _terms(model, self.modules[self.head])
-        names = list(self.modules) if plan.layers == "all" else [self.head]
+        self.undefined: dict[str, str] = {}
+        names = self._narrow() if plan.layers == "all" else [self.head]
         self.ranks = _allowed(plan.ranks, data.y_train.shape[1])
         self.layers = names + (
             [f"{name}{OUT}" for name in names if name != self.head] if plan.outputs else []
         )
         self.decay_biases = decay_biases
         self.last_step = -1
-        self.undefined: dict[str, str] = {}
         self.last: Metrics | None = None
         self.first_nrc1 = math.nan
         self.start: dict[str, Tensor] = {}
@@ -108,6 +110,19 @@ class Measurer:
         places = np.linspace(0, len(schedule) - 1, plan.frames).round().astype(int)
         self.frame_steps = {schedule[i] for i in places}
         self.frames: dict[int, dict[str, Tensor]] = {}
+
+    def _narrow(self) -> list[str]:
+        """The layers that are measured: sums of many features take hours. The head always is."""
+        columns = {name: reading_weight(module)[0] for name, module in self.modules.items()}
+        wide = {
+            name: weight.shape[1]
+            for name, weight in columns.items()
+            if weight is not None and weight.shape[1] > MAX_FEATURES and name != self.head
+        }
+        for name, count in wide.items():
+            self.undefined[name] = f"reads {count} features, more than {MAX_FEATURES}, and is not measured"
+            log.warning(f"layer '{name}' {self.undefined[name]}")
+        return [name for name in self.modules if name not in wide]
 
     def collect(self) -> Pass:
         """What is read off the train and the test part now."""
