@@ -3,6 +3,7 @@
 python scripts/report.py --protocol quick
 python scripts/report.py --write-scorecard outputs_of_another_processor
 python scripts/report.py --gallery                # small pictures and the table of docs/figures.md
+python scripts/report.py --readme                 # the scorecard's lines in README.md
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ from nrc.cli import console
 from nrc.places import PROTOCOLS
 from nrc.report.gallery import write_gallery
 from nrc.report.html import write_report
+from nrc.report.readme import write_readme
 from nrc.report.scorecard import COMMITTED, committed, scorecard, table, write_committed
 from nrc.runs.read import Runs
 
@@ -30,7 +32,13 @@ def main() -> None:
         "--gallery", action="store_true",
         help="make the small pictures and the table of docs/figures.md from the figures that are drawn, and no report",
     )  # fmt: skip
+    parser.add_argument(
+        "--readme", action="store_true", help="write the committed scorecard's ten lines into README.md, and no report",
+    )  # fmt: skip
     args = parser.parse_args()
+    if args.readme:
+        print(write_readme())
+        return
     console.existing_folder(args.outputs)
     if args.gallery:
         for path in write_gallery(args.outputs):
