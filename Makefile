@@ -5,14 +5,15 @@ DEVICE ?= auto
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: install demo experts reproduce-figures report check docs bench test test-slow test-slurm clean-cache clean
+.PHONY: install demo experts reproduce-figures report figures archive check docs bench test test-slow test-slurm clean-cache clean
 
+# with the very versions that the tests ran with: make install CONSTRAINTS=constraints.txt
 install: .venv/installed
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] < (3, 14), "nrc needs Python 3.11 to 3.13: make PYTHON=python3.12 ..."'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(if $(CONSTRAINTS),--constraint '$(CONSTRAINTS)')
 	touch $@
 
 # train the MuJoCo experts anew, one seed each (hours on one core, about 5,000 PPO steps a second), and choose among all
@@ -40,11 +41,19 @@ reproduce-figures: .venv/installed
 	$(PY) scripts/reproduce_figures.py --protocol $(PROTOCOL) --dataset $(DATASET) --device $(DEVICE) $(if $(SGEMM),--sgemm '$(SGEMM)') \
 		$(if $(FILE),--path '$(FILE)') $(foreach setting,$(SET),--set '$(setting)')
 
+# every figure and the report from the archived runs in data/archive, without training: outputs/archive
+figures: .venv/installed
+	$(PY) scripts/archive.py --protocol $(PROTOCOL)
+
+# maintainers: make the runs in outputs the archived ones
+archive: .venv/installed
+	$(PY) scripts/archive.py --protocol $(PROTOCOL) --pack
+
 # write outputs/report/index.html anew from the runs and figures that are there
 report: .venv/installed
 	$(PY) scripts/report.py --protocol $(PROTOCOL)
 
-# compare the scorecard of the runs (or of another folder: RUNS=archive) with the committed one
+# compare the scorecard of the runs (RUNS=archive: of the archived ones; or of another folder) with the committed one
 check: .venv/installed
 	$(PY) scripts/check.py --protocol $(PROTOCOL) --dataset $(DATASET) $(if $(RUNS),--outputs '$(RUNS)')
 
