@@ -10,8 +10,9 @@ from metric_oracles import principal, residual, unit
 
 from nrc import Moments, measure
 from nrc.errors import UserError
-from nrc.metrics import Layer, Maker, evaluate, measure_moments, measure_with_reasons
+from nrc.metrics import Layer, Maker, evaluate, layerwise, measure_moments, measure_with_reasons
 from nrc.metrics import assemble as assemble_module
+from nrc.metrics import fit as fit_module
 from nrc.metrics import layer as layer_module
 from nrc.metrics.layer import Undefined
 from nrc.metrics.linalg import smallest_eigenvalue
@@ -240,3 +241,14 @@ def test_sums_of_more_columns_than_rows(monkeypatch, dtype, out):
     a = np.linalg.lstsq(centred, y - y.mean(0, dtype=float), rcond=1e-10)[0]
     fit = (held - h.mean(0, dtype=float)) @ a + y.mean(0, dtype=float)
     assert found[1]["linear_mse"] == pytest.approx(((fit - other) ** 2).mean(), rel=1e-6)
+
+
+def test_dead_columns_need_no_second_eigenproblem(monkeypatch):
+    rng = np.random.default_rng(0)
+    h = rng.normal(size=(200, 30)) * np.geomspace(1, 1e-3, 30)
+    h[:, [4, 20]] = 0.0
+    y = rng.normal(size=(200, 2))
+    monkeypatch.setattr(fit_module, "spectrum", None)
+    layer = Layer.of(Moments().update(h, y))
+    assert layer.fit.rank == 28 and layer.fit.settled
+    assert layerwise.linear_mse(layer) == pytest.approx(affine_error(h, y), rel=1e-9)

@@ -245,3 +245,18 @@ def test_one_sidedness_by_few_rows_is_that_of_all(shift, n):
     assert _one_sided(z)
     z[699] *= -1
     assert not _one_sided(z)
+
+
+@pytest.mark.parametrize("shift", [0.0, 6.0])
+def test_plain_cases_of_one_sidedness_need_no_programme(monkeypatch, shift):
+    z = np.random.default_rng(0).normal(size=(700, 3)) + shift
+    expected = one_sided(z).holds
+    monkeypatch.setattr(measuring, "one_sided", None)
+    assert _one_sided(z) == expected == (shift > 0)
+
+
+@pytest.mark.parametrize("lift", [0.0, -1e-5, 1e-5, 1e-14])
+def test_nearly_one_sided_rows_are_decided_as_the_programme_does(lift):
+    z = np.array([[1.0, lift], [-1.0, lift], [0.3, 1.0], [-0.3, 1.0]])
+    assert _one_sided(z) == one_sided(z).holds == (lift == 1e-5)
+    assert not _one_sided(np.vstack([z, np.zeros(2)]))

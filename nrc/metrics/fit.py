@@ -93,13 +93,16 @@ def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFi
     if limit > 0:
         doubt += float((left.square().sum(1) / values[~kept].clamp_min(limit)).sum())
     error = moments.sigma_y.diagonal().sum() - gains.sum()
+    # columns that are constant, as those of dead ReLUs, are directions left over that hold nothing
+    constant = int((moments.sigma_h.diagonal() == 0).sum())
+    open_ = int((~kept).sum()) > constant and (rounding_along(basis[:, ~kept], rounding) < floor).any()
     return AffineFit(
         weight,
         rank=above_rounding(values[kept], basis[:, kept], rounding),
         error=max(float(error), 0.0),
         doubt=doubt,
         unresolved=int((~kept).sum()),
-        rank_open=bool((rounding_along(basis[:, ~kept], rounding) < floor).any()),
+        rank_open=bool(open_),
     )
 
 
