@@ -53,6 +53,11 @@ def test_every_metric_states_its_range_and_its_source(name: str) -> None:
     assert any(mark in source for mark in ("NeurIPS 2024", "CPAL 2026")), f"{name}: no source"
 
 
+def test_the_page_of_metrics_names_each() -> None:
+    told = set(re.findall(r"`(\w+)`", (REPO / "docs" / "metrics.md").read_text(encoding="utf-8")))
+    assert set(METRICS) <= told
+
+
 # --- links and commands
 
 PAGES = {
