@@ -1,5 +1,9 @@
 """README.md: short, with the scorecard's own lines and the output that its code prints."""
 
+import contextlib
+import io
+import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -77,3 +81,32 @@ def test_its_lines_are_those_of_the_committed_scorecard() -> None:
     assert between(README, "scorecard", block(read_committed())) == README, (
         "python scripts/report.py --readme"
     )
+
+
+# --- the four lines, and the program that they are from
+
+BLOCK = re.compile(r"```python\n(.*?)```\n+```\n(.*?)```", re.S)
+
+
+def numbers(text: str) -> list[list[float]]:
+    """The rows of a printed table; NaN for "-"."""
+    rows = [line.split() for line in text.strip().splitlines()[2:]]
+    return [[math.nan if cell == "-" else float(cell) for cell in row] for row in rows]
+
+
+def test_the_program_prints_what_is_shown() -> None:
+    program, shown = BLOCK.search((REPO / "docs" / "your_own_model.md").read_text(encoding="utf-8")).groups()  # type: ignore[union-attr]
+    lines, shown_here = BLOCK.search(README).groups()  # type: ignore[union-attr]
+    assert shown == shown_here
+    space: dict[str, object] = {}
+    for code in (program, lines):  # the README's lines measure the program's model once more
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(code, space)
+        assert out.getvalue().splitlines()[0] == shown.splitlines()[0]
+        assert out.getvalue().split()[6:14] == shown.split()[6:14]
+        for row, expected in zip(numbers(out.getvalue()), numbers(shown), strict=True):
+            # processors round differently, and 1000 steps make 2 % of it; collapse makes small numbers smaller
+            assert row == [
+                pytest.approx(value, rel=0.05 if value > 1e-3 else 0.5, nan_ok=True) for value in expected
+            ]

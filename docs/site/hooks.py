@@ -20,6 +20,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages and the pictures."""
     for page, source in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    files.append(File.generated(config, "CITATION.cff", abs_src_path=str(ROOT / "CITATION.cff")))
     for picture in sorted(file for file in (ROOT / GALLERY).rglob("*") if file.is_file()):
         files.append(
             File.generated(

@@ -23,9 +23,10 @@ L - L* <= e (L + L* + sqrt(c) |b - b*|). Proofs: docs/theory.md.
 cone; `one_sided` decides that. Around 0 in all directions they never do, at any weight decay.
 
 **Known and not known.** For n = 1 the minimum is in closed form; for n = 2 and 3 it is computed, up to the
-certificate. The minimal loss and the residuals are unique, with lambda_b > 0 also b and Z; the rays are not proved to
-be, and NRC1 depends on them. All this is about free features and ONE weight layer. In a deep network the gauge becomes
-a quasi-norm that is not convex: no certificate, and a minimum found may be a local one.
+certificate. The minimal loss and the residuals are unique (the loss is strictly convex in them), with lambda_b > 0 also b
+and Z; the rays are not proved to be, and NRC1 depends on them. Where the sign costs nothing (targets in a narrow cone, no
+bias) the minimum is that of `nrc.theory.ufm`. All this is about free features and ONE weight layer. In a deep network
+the gauge becomes a quasi-norm that is not convex: no certificate, and a minimum found may be a local one.
 """
 
 from __future__ import annotations
@@ -157,6 +158,10 @@ def certificate(
     0 if and only if (W, H, b) is a global minimum. (i) is exact for n = 1 and n = 2 (where the circle falls apart
     into 2M arcs with a maximum in closed form each). For n = 3 it is the best of a local ascent from each peak on a
     grid of 6,000 points: a lower bound, exact unless a peak is narrower than the grid is fine.
+
+    What it proves: with e the certificate, and L* and b* at the minimum, L - L* <= e (L + L* + sqrt(c) |b - b*|).
+    Expand 1/(2M) |R|^2 and the penalty on b to first order, and use <R, Z*>/M <= (1 + e) sqrt(c/M) g(Z*) and
+    sqrt(c/M) g(Z*) <= L*.
 
     Args:
         targets: (M, n) or (M,), samples in rows.
