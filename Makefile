@@ -5,7 +5,7 @@ DEVICE ?= auto
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: install demo experts reproduce-figures report check docs bench test test-slow test-slurm clean-cache clean
+.PHONY: install demo experts reproduce-figures report figures archive check docs bench test test-slow test-slurm clean-cache clean
 
 install: .venv/installed
 
@@ -40,11 +40,19 @@ reproduce-figures: .venv/installed
 	$(PY) scripts/reproduce_figures.py --protocol $(PROTOCOL) --dataset $(DATASET) --device $(DEVICE) $(if $(SGEMM),--sgemm '$(SGEMM)') \
 		$(if $(FILE),--path '$(FILE)') $(foreach setting,$(SET),--set '$(setting)')
 
+# every figure and the report from the archived runs in data/archive, without training: outputs/archive
+figures: .venv/installed
+	$(PY) scripts/archive.py --protocol $(PROTOCOL)
+
+# maintainers: make the runs in outputs the archived ones
+archive: .venv/installed
+	$(PY) scripts/archive.py --protocol $(PROTOCOL) --pack
+
 # write outputs/report/index.html anew from the runs and figures that are there
 report: .venv/installed
 	$(PY) scripts/report.py --protocol $(PROTOCOL)
 
-# compare the scorecard of the runs (or of another folder: RUNS=archive) with the committed one
+# compare the scorecard of the runs (RUNS=archive: of the archived ones; or of another folder) with the committed one
 check: .venv/installed
 	$(PY) scripts/check.py --protocol $(PROTOCOL) --dataset $(DATASET) $(if $(RUNS),--outputs '$(RUNS)')
 

@@ -1,6 +1,7 @@
 """Compare the scorecard of the runs with the committed one; exit status 1 when they differ.
 
 python scripts/check.py --dataset all
+python scripts/check.py --outputs archive        (the archived runs of data/archive)
 """
 
 import sys
@@ -11,6 +12,7 @@ from nrc.cli.reproduce import datasets
 from nrc.errors import UserError
 from nrc.places import PROTOCOLS
 from nrc.report.scorecard import as_text, compare, read_committed, scorecard, table
+from nrc.runs.archive import unpacked
 from nrc.runs.read import Runs
 
 
@@ -21,6 +23,8 @@ def main() -> None:
     parser.add_argument("--dataset", default="all", choices=tuple(datasets()))
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder of the runs")
     args = parser.parse_args()
+    if str(args.outputs) == "archive":
+        args.outputs = unpacked(Path("outputs/archive"), args.protocol)
     known = read_committed()
     if args.protocol not in set(known.protocol):
         raise UserError(

@@ -70,6 +70,11 @@ def demo() -> None:
     run("demo")
 
 
+def archive() -> None:
+    """`scripts/archive.py`."""
+    run("archive")
+
+
 def check() -> None:
     """`scripts/check.py`."""
     run("check")

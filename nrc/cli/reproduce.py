@@ -13,6 +13,7 @@ import torch
 from nrc.cli import config, console
 from nrc.data.reading import existing, expanded
 from nrc.errors import UserError
+from nrc.runs import archive
 from nrc.training.members import Member, stackable
 from nrc.training.pool import run_all
 from nrc.training.stopping import Interrupted, stop_signals
@@ -118,6 +119,10 @@ def main() -> None:
             "sgemm needs its file: --sgemm FILE, or make ... SGEMM=FILE (README, 'Figures', says which)"
         )
 
+    if archive.mark(args.outputs) is not None:
+        raise UserError(
+            f"{args.outputs} holds archived runs, which stay as they are; give --outputs another folder"
+        )
     real = _real(args.path, args.settings, args.dataset)
     began = time.monotonic()
     path = (

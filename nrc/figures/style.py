@@ -128,7 +128,9 @@ def small_print(runs: Sequence[Run]) -> list[str]:
         seeds.setdefault((run.data, run.weight_decay), set()).add(run.seed)
     counts = sorted({len(found) for found in seeds.values()})
     return [
-        " and ".join(unique(run.protocol for run in runs)) + " protocol",
+        ("archived runs, " if any(run.archived for run in runs) else "")
+        + " and ".join(unique(run.protocol for run in runs))
+        + " protocol",
         "τ up to " + ("/".join(taus) if len(taus) <= 3 else whole(max(r.tau for r in runs))),
         "data: " + ", ".join(unique(run.kind for run in runs)),
         "; ".join(models),

@@ -26,6 +26,7 @@ from nrc.report import explorer
 from nrc.report.published import comparisons
 from nrc.report.registry import FAILS, HOLDS, NOT_RUN, NOT_YET, PENDING, UNTESTABLE, mean, value_range
 from nrc.report.scorecard import Row, scorecard, table
+from nrc.runs.archive import mark
 from nrc.runs.directory import atomic, write_json
 from nrc.runs.read import Runs
 
@@ -192,7 +193,13 @@ def _facts(runs: Runs) -> list[str]:
     versions = sorted({f"torch {e['torch']}" for e in environments if e.get("torch")})
     commits = sorted({e["git_commit"] for e in environments if e.get("git_commit")})
     kinds = "data: " + ", ".join(sorted({run.kind for run in found}))
+    told = mark(runs.outputs)
     return [
+        *(
+            [f"ARCHIVED RUNS of {told['date']}, made on {told['processor']}, not on this machine"]
+            if told
+            else []
+        ),
         f"{len(found)} finished runs",
         kinds,
         *versions,

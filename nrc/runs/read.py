@@ -16,6 +16,7 @@ import yaml
 
 from nrc import criteria
 from nrc.places import PROTOCOLS
+from nrc.runs.archive import mark
 from nrc.runs.directory import COLUMNS, read_info, read_run
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Run:
     path: Path
     info: dict[str, Any]
     table: pd.DataFrame
+    archived: bool = False  # it was not made here: see `nrc.runs.archive`
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -247,6 +249,7 @@ class Runs:
 
     def _find(self, root: Path) -> dict[str, list[Run]]:
         found: list[Run] = []
+        archived = mark(self.outputs) is not None
         for file in sorted(root.glob("*/**/run.json")):
             if file.parent in self.pending:
                 continue
@@ -255,7 +258,7 @@ class Runs:
                 why = "belongs to no experiment" if info["status"] == "finished" else info["status"]
                 log.info(f"{file.parent}: {why}, not drawn")
                 continue
-            run = Run(file.parent, *read_run(file.parent))
+            run = Run(file.parent, *read_run(file.parent), archived)
             if self.datasets is None or run.data in self.datasets:
                 found.append(run)
         names = {run.data for run in found}
@@ -353,7 +356,7 @@ def frame(outputs: Path, protocol: str | None = None, experiment: str | None = N
     """All measurements of the finished runs below `outputs` as one tidy table.
 
     Args:
-        outputs: the folder of experiments; it is searched at every depth.
+        outputs: the folder of experiments; it is searched at every depth, but for archived runs in it.
         protocol: of this protocol alone; None: of all.
         experiment: of this experiment alone; None: of all, runs that belong to none included.
 
@@ -367,6 +370,8 @@ def frame(outputs: Path, protocol: str | None = None, experiment: str | None = N
     """
     parts = []
     for file in sorted(Path(outputs).rglob("run.json")):
+        if mark(Path(outputs) / file.relative_to(outputs).parts[0]) is not None:
+            continue  # archived runs are no runs of one's own
         info = read_info(file.parent)
         other = (protocol not in (None, info["protocol"])) or (experiment not in (None, info["experiment"]))
         if info["status"] != "finished" or other:
