@@ -7,12 +7,13 @@ PY := .venv/bin/python
 
 .PHONY: install demo experts reproduce-figures report figures archive check docs bench test test-slow test-slurm clean-cache clean
 
+# with the very versions that the tests ran with: make install CONSTRAINTS=constraints.txt
 install: .venv/installed
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] < (3, 14), "nrc needs Python 3.11 to 3.13: make PYTHON=python3.12 ..."'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(if $(CONSTRAINTS),--constraint '$(CONSTRAINTS)')
 	touch $@
 
 # train the MuJoCo experts anew, one seed each (hours on one core, about 5,000 PPO steps a second), and choose among all

@@ -13,6 +13,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import nrc
 from nrc.places import ROOT
@@ -105,6 +107,21 @@ def test_every_package_is_in_the_wheel() -> None:
 def test_the_package_is_typed_and_has_one_version() -> None:
     assert (REPO / "nrc" / "py.typed").is_file()
     assert nrc.__version__ == PROJECT["project"]["version"]
+
+
+def test_the_constraints_are_exact_versions_that_the_project_allows() -> None:
+    lines = [line for line in (REPO / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    exact = [re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9][0-9a-z.]*)", line) for line in lines]
+    assert all(exact)  # no address, no local tag
+    pinned = {canonicalize_name(found[1]): found[2] for found in exact if found}
+    assert len(pinned) == len(lines) and "nrc" not in pinned
+    asked = [*PROJECT["project"]["dependencies"]]
+    for extra in ("reproduce", "dev"):
+        asked += PROJECT["project"]["optional-dependencies"][extra]
+    for text in asked:
+        wanted = Requirement(text)
+        if wanted.name not in ("nrc", "setuptools"):  # setuptools is part of every environment
+            assert wanted.specifier.contains(pinned[canonicalize_name(wanted.name)]), text
 
 
 @pytest.fixture(scope="module")
