@@ -74,7 +74,7 @@ def pack(outputs: Path, protocol: str, home: Path = HOME, *, processor: str = ""
     file = home / f"{protocol}.tar.xz"
     found: dict[str, str] = {}
     with atomic(file) as tmp:
-        with tarfile.open(tmp, "w:xz", preset=9 | lzma.PRESET_EXTREME) as archive:
+        with tarfile.open(tmp, "w:xz", preset=9) as archive:
             for name in FILES:
                 for place, info in zip(places, infos, strict=True):
                     if (place / name).exists():
