@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
+from nrc import Moments
 from nrc.data import LowRank, RegressionData, standardise, train_test_split_indices
 from nrc.data.base import mean_in_deviations, standardised
 from nrc.data.settings import moved_targets
 from nrc.errors import UserError
+from nrc.metrics import Layer
 
 
 def make(seed: int = 0, **changes: Any) -> RegressionData:
@@ -53,6 +55,19 @@ def test_rank_agrees_with_numpy_on_float32_data() -> None:
     y = data.y_train.astype(np.float64)
     centred = (y - y.mean(0)).astype(np.float32)
     assert data.target_rank == np.linalg.matrix_rank(centred)
+
+
+@pytest.mark.parametrize("units", [(1, 1, 1), (1, 1e-9, 1), (1e6, 1e-6, 1)])
+@pytest.mark.parametrize(("combined", "rank"), [(True, 2), (False, 3)])
+def test_rank_is_that_of_the_metrics_whatever_the_units(
+    units: tuple[float, ...], combined: bool, rank: int
+) -> None:
+    y = np.random.default_rng(3).normal(size=(30, 3))
+    if combined:
+        y[:, 2] = y[:, 0] - 2 * y[:, 1]
+    data = make(y_train=y * units, y_test=y[:8] * units, target_names=("u", "v", "w"))
+    layer = Layer.of(Moments().update(data.x_train, data.y_train))
+    assert data.target_rank == layer.target_rank == rank
 
 
 def test_sha256_is_stable_and_sees_one_bit_and_names() -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from run_tools import data_facts, purpose, record
 
 import nrc.figures
@@ -20,7 +21,7 @@ from nrc.errors import UserError
 from nrc.figures import Drawing, Runs, draw, draw_all, figures, reference, registry
 from nrc.figures.curves import TauAxis
 from nrc.figures.gamma import POINTS
-from nrc.figures.style import power, scientific
+from nrc.figures.style import GREY, power, scientific
 from nrc.metrics import ALIVE
 from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX, R2_GAP_MAX, depth_of_collapse, first_collapsed_layer
 from nrc.runs.directory import RunDirectory
@@ -412,6 +413,24 @@ def test_exact_zeros_are_drawn_on_a_floor(tmp_path: Path) -> None:
     table = drawn("prevalence", tmp_path).table
     nrc1 = table[(table["metric"] == "nrc1") & (table["series"] == "headline")]
     assert nrc1["value"].iloc[-1] == pytest.approx(1e-17)
+
+
+@pytest.mark.parametrize(("floor", "in_view"), [(0.03, True), (1e-16, False)])
+def test_where_rounding_hides_nrc_a_line_says_so_and_stretches_no_axis(
+    tmp_path: Path, floor: float, in_view: bool
+) -> None:
+    path = write_run(tmp_path, "prevalence-quick", "reacher", 0.05)
+    before = drawn("prevalence", tmp_path).grid[0, 0].get_ylim()
+    run = RunDirectory.open(path, json.loads((path / "run.json").read_text())["identity"])
+    run.append([(s / 4, s, float(s), "train", "fc1", f"nrc{k}_floor", floor) for s in STEPS for k in (1, 2)])
+    drawing = drawn("prevalence", tmp_path)
+    axes, table = drawing.grid[0, 0], drawing.table
+    for metric in ("nrc1_floor", "nrc2_floor"):
+        values = table[table["metric"] == metric]["value"]
+        assert values.tolist() == ([pytest.approx(floor)] * len(STEPS) if in_view else [])
+    assert axes.get_ylim() == before
+    dotted = [c for c in axes.get_children() if isinstance(c, Line2D) and c.get_color() == GREY]
+    assert [list(line.get_ydata()) for line in dotted] == [[pytest.approx(floor)] * len(STEPS)] * 2 * in_view
 
 
 def test_gamma_marks_the_minimum_of_its_own_curve(outputs: Path) -> None:

@@ -172,13 +172,24 @@ class RegressionData:
 
     @cached_property
     def target_rank(self) -> int:
-        """Numerical rank of the centred train targets, by the rule of the metrics.
+        """Numerical rank of the centred train targets, by the rule of the metrics (`nrc.metrics.Layer.target_rank`).
 
-        Eigenvalues of Sigma count above 1e-10 of the largest, and above the rounding of float32 targets,
-        (2 eps)^2 of their mean square.
+        Each column counts over its standard deviation, so units do not matter. Of such correlations eigenvalues count above
+        1e-10 of the largest, in directions with more variance than 4 times what rounding to float32 may give, eps^2
+        of each column's mean square.
         """
-        rounding = 4 * np.finfo(np.float32).eps ** 2 * np.square(self.y_train, dtype=np.float64).sum(1).mean()
-        return int((self.eigenvalues > max(1e-10 * self.eigenvalues[0], rounding)).sum())
+        variance = self.sigma.diagonal()
+        mean = self.y_train.mean(axis=0, dtype=np.float64)
+        rounding = float(np.finfo(np.float32).eps) ** 2 * (variance + mean**2)
+        alive = variance > rounding
+        if not alive.any():
+            return 0
+        scale = 1 / np.sqrt(variance[alive])
+        values, vectors = np.linalg.eigh(scale[:, None] * self.sigma[alive][:, alive] * scale)
+        kept = values > 1e-10 * values[-1]
+        directions = scale[:, None] * vectors[:, kept] / np.sqrt(values[kept])  # of variance 1
+        share = directions.T @ (4 * rounding[alive, None] * directions)
+        return int((np.linalg.eigvalsh(share) < 1).sum())
 
     @cached_property
     def mean_in_deviations(self) -> float:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from nrc.criteria import FLOOR, geometric_mean
@@ -102,7 +103,12 @@ class Drawing:
             used = [run for group in groups.values() for run in group]
             tau = TauAxis(used)
             for row, axes in zip(rows, self.grid[:, place], strict=False):
+                before = len(self._parts)
                 panel(axes, tau, groups, row)
+                drawn = pd.concat(self._parts[before:])["metric"].unique() if self._parts[before:] else []
+                for metric in ("nrc1", "nrc2"):
+                    if metric in drawn:
+                        self._floor(axes, tau, used, metric)
                 tau.dress(axes, label=row is rows[-1])
                 axes.tick_params(labelbottom=row is rows[-1])
                 if place == 0 and row[2]:
@@ -110,6 +116,24 @@ class Drawing:
             self.grid[0, place].set_title(title(data, used))
             self.runs += used
         self.figure.align_ylabels(list(self.grid[: len(rows), 0]))
+
+    def _floor(self, axes: Axes, tau: "TauAxis", runs: Sequence[Run], metric: str) -> None:
+        """A thin dotted line where rounding of the forward pass hides NRC1 or NRC2, if it is in view of the axis."""
+        found = [run.series(f"{metric}_floor").dropna() for run in runs]
+        found = [floor for floor in found if len(floor) and floor.max() > axes.get_ylim()[0]]
+        if not found or axes.get_yscale() != "log":
+            return
+        mean = mean_over_seeds(found, metric)
+        # an artist of no extent: it shall not stretch the axis
+        axes.add_artist(Line2D(tau(mean.index), mean, color=style.GREY, lw=0.6, ls=":"))
+        place = (tau(mean.index)[0], mean.iloc[0])
+        axes.annotate(
+            "rounding", place, (1, 1), textcoords="offset points", fontsize=4.5, color=style.GREY,
+            annotation_clip=True,
+        )  # fmt: skip
+        self.note(
+            mean.index, mean, data=runs[0].data, metric=f"{metric}_floor", series="rounding", seed="mean"
+        )
 
     def legend(self, handles: Iterable[Any], columns: int) -> None:
         """One legend for the whole figure, between the panels and the small print, on no curve."""
