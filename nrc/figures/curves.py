@@ -105,7 +105,8 @@ class Drawing:
             for row, axes in zip(rows, self.grid[:, place], strict=False):
                 before = len(self._parts)
                 panel(axes, tau, groups, row)
-                drawn = pd.concat(self._parts[before:])["metric"].unique() if self._parts[before:] else []
+                parts = self._parts[before:]
+                drawn = set(pd.concat(parts)["metric"]) if parts else set()
                 for metric in ("nrc1", "nrc2"):
                     if metric in drawn:
                         self._floor(axes, tau, used, metric)
