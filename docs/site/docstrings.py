@@ -1,19 +1,24 @@
-"""How the site reads docstrings: what stands under "Example:" is code."""
+"""How the site reads docstrings: what stands under "Example:" is code, and "a, b: text" describes a and b."""
 
 import re
 from typing import Any
 
 import griffe
 
+TOGETHER = re.compile(r"^    \w+(?:, \w+)+:", re.M)
 EXAMPLE = re.compile(r"^Example:\n((?:    .*\n?|\n)+)", re.M)
 
 
 class Examples(griffe.Extension):
-    """Turns each "Example:" into a block of code."""
+    """Turns each "Example:" into a block of code, and keeps names together that are described together."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:
-            obj.docstring.value = EXAMPLE.sub(_block, obj.docstring.value)
+            text = EXAMPLE.sub(_block, obj.docstring.value)
+            # else what follows the first space would be read as the type
+            obj.docstring.value = TOGETHER.sub(
+                lambda names: names[0].replace(", ", ",\N{NO-BREAK SPACE}"), text
+            )
 
 
 def _block(match: re.Match[str]) -> str:
