@@ -20,25 +20,25 @@ def test_it_says_what_the_runs_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for wd, data, seed in (
-        (0.05, "hopper", 0),
-        (0.0, "hopper", 0),
-        (0.05, "hopper", 1),
-        (0.05, "swimmer", 2),
+        (0.05, "swimmer", 0),
+        (0.0, "swimmer", 0),
+        (0.05, "swimmer", 1),
+        (0.05, "reacher", 2),
     ):
-        train(tmp_path, "prevalence", wd, seed, name=data)
+        train(tmp_path, "prevalence_linear", wd, seed, name=data)
     monkeypatch.setattr(demo, "run_all", lambda members, **_: {m.directory: "skipped" for m in members})
     monkeypatch.setattr(sys, "argv", ["demo.py", "--outputs", str(tmp_path)])
     demo.main()
     said = capsys.readouterr().out
-    picture = tmp_path / "demo" / "prevalence_relu.png"
+    picture = tmp_path / "demo" / "prevalence_linear.png"
     assert picture.is_file() and str(picture) in said
-    main, control = home(tmp_path, "prevalence", 0.05), home(tmp_path, "prevalence", 0.0)
+    main, control = home(tmp_path, "prevalence_linear", 0.05), home(tmp_path, "prevalence_linear", 0.0)
     assert f"to {end(main, 'nrc1'):.2g}.\n" in said
     assert f"ends at {end(control, 'nrc1'):.2g}.\n" in said
     assert f"unseen states is {end(main, 'r2', 'test'):.2f}.\n" in said
     assert (
-        set((tmp_path / "demo" / "prevalence_relu.csv").read_text().split("hopper"))
-        and "swimmer" not in (tmp_path / "demo" / "prevalence_relu.csv").read_text()
+        set((tmp_path / "demo" / "prevalence_linear.csv").read_text().split("swimmer"))
+        and "reacher" not in (tmp_path / "demo" / "prevalence_linear.csv").read_text()
     )
     assert not (tmp_path / "figures").exists()  # the reproduction's own stay as they are
 
@@ -46,9 +46,9 @@ def test_it_says_what_the_runs_say(
 def test_its_runs_are_those_of_the_reproduction() -> None:
     all_of_them = {
         member.directory: member.settings
-        for member in config.sweep_members("prevalence", "hopper", "quick", Path("outputs"))
+        for member in config.sweep_members("prevalence_linear", "swimmer", "quick", Path("outputs"))
     }
-    ours = config.sweep_members("prevalence", "hopper", "quick", Path("outputs"), ["seed=0"])
+    ours = config.sweep_members("prevalence_linear", "swimmer", "quick", Path("outputs"), ["seed=0"])
     assert len(ours) == 2 and {m.settings.role for m in ours} == {"headline", "control"}
     for member in ours:
         same = all_of_them[member.directory]

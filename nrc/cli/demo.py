@@ -2,7 +2,8 @@
 
 python scripts/demo.py
 
-The runs are those that the reproduction makes of Hopper with seed 0, in the same directories: it does not make them again.
+The runs are those that the reproduction makes of Swimmer with a linear feature layer and seed 0, in the same directories:
+it does not make them again. The linear layer is the case of the NeurIPS 2024 theorem, so the collapse is plain.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from nrc.figures import Runs, draw
 from nrc.training.pool import run_all
 from nrc.training.stopping import Interrupted
 
-EXPERIMENT, DATA, PROTOCOL = "prevalence", "hopper", "quick"
+EXPERIMENT, DATA, PROTOCOL = "prevalence_linear", "swimmer", "quick"
 
 
 def main() -> None:
@@ -22,7 +23,8 @@ def main() -> None:
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     args = parser.parse_args()
     print(
-        "Two networks learn Hopper's expert actions from its states, one with weight decay and one without."
+        "Two networks learn an expert swimmer's actions from its states, one with weight decay and one without. "
+        "Their last features are a linear layer."
     )
     members = config.sweep_members(EXPERIMENT, DATA, PROTOCOL, args.outputs, ["seed=0"])
     outcomes = run_all(members, device="cpu")
@@ -32,7 +34,7 @@ def main() -> None:
     if failed:
         raise UserError(failed[0])
     runs = Runs(args.outputs, PROTOCOL, datasets=[DATA])
-    files = draw(EXPERIMENT, runs, args.outputs / "demo")
+    files = draw("prevalence", runs, args.outputs / "demo")
     [main], [control] = (
         [r for r in found(EXPERIMENT, DATA) if r.seed == 0] for found in (runs.headline, runs.control)
     )
@@ -44,7 +46,7 @@ def main() -> None:
         f"- Without (grey line) it ends at {control.last('nrc1'):.2g}.\n"
         f"- {main.alive} of {main.target_rank} target directions are alive, and the R² on unseen states is "
         f"{main.last('r2', 'test'):.2f}.\n"
-        "All figures of both papers: make reproduce-figures"
+        "With ReLU features it depends on the data; docs/theory.md says why. All figures of both papers: make reproduce-figures"
     )
 
 
