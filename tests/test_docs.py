@@ -128,6 +128,7 @@ TARGETS = {  # of make: what runs them
     "docs": "this file",
     "demo": "tests/test_demo.py",
     "figures": "tests/test_archive.py",
+    "archive": "tests/test_archive.py",
     "clean-cache": "once for each edition",
     "reproduce-figures": "once for each edition (docs/findings.md); tests/test_reproduce.py on small runs",
     "report": "tests/test_report.py",
