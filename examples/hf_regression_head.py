@@ -17,8 +17,9 @@ def main() -> nrc.CollapseMonitor:
 
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=2, num_labels=1, pad_token_id=0
-    )
+        vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=2, num_labels=1,
+        pad_token_id=0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
     model = GPT2ForSequenceClassification(config)
     tokens = torch.randint(1, 50, (256, 12))
     labels = tokens.float().mean(1, keepdim=True) / 25 - 1

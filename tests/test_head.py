@@ -200,6 +200,16 @@ def test_one_target_with_and_without_its_axis():
         assert nrc.collect(Squeezed(), [(x, y(t)) for x, t in batches()]).head == "h"
 
 
+def test_a_convolution_whose_maps_are_bent_before_they_are_pooled_is_no_head_and_says_so():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    monitor = nrc.CollapseMonitor(model)
+    monitor.measure([(torch.randn(30, 3, 6, 6), torch.randn(30, 2))])
+    assert monitor.head is None and "W h + b is not the network's output" in monitor.undefined["1"]["nrc2"]
+
+
 def test_masked_rows_do_not_count_in_the_error():
     model, (x, y) = Squashed(), batches()[0]
     mask = torch.arange(40) % 3 > 0

@@ -358,7 +358,7 @@ class Layer:
         if not self.maps_to_targets:
             n, shape = self.moments.n, self.weight.shape
             why = f"the weight {shape} does not map to the {n} targets"
-            if len(shape) == 2 and shape[0] == n:
+            if shape[0] == n and set(shape[2:]) <= {1}:
                 why += ": W h + b is not the network's output; if W counts as its last weight, name head=..."
             raise Undefined(why)
         return self.weight
