@@ -86,14 +86,17 @@ def test_a_picture_without_a_single_result_is_not_drawn(drawing: Background) -> 
 
 
 def test_it_rests_when_it_has_had_its_share(drawing: Background, monkeypatch: pytest.MonkeyPatch) -> None:
-    """2 % of 4 cores: after 1 s of work, 12.5 s."""
+    """2 % of 4 cores: after 1 s of work, 12.5 s; the first report comes at once."""
     now = drawing.began
     monkeypatch.setattr(module, "SHARE", 0.02)
     monkeypatch.setattr(module, "cores", lambda: 4)
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     drawing.watch(dict.fromkeys(MAIN | LINEAR, "finished"))
-    answer(drawing, "prevalence_relu", seconds=1.0)
-    for after, jobs in ((12.4, 1), (12.6, 2)):
+    answer(drawing, "prevalence_relu", seconds=0.5)
+    drawing.watch({})
+    assert [job for job, _ in drawing.pipe.jobs] == ["prevalence", "report"]  # type: ignore[union-attr]
+    answer(drawing, seconds=1.0)
+    for after, jobs in ((12.4, 2), (12.6, 3)):
         now = drawing.began + after
         drawing.watch({})
         assert len(drawing.pipe.jobs) == jobs  # type: ignore[union-attr]

@@ -69,6 +69,7 @@ class Background:
         self.due: set[str] = set()  # drawings whose runs are all done
         self.told: set[str] = set()  # those of them that are there
         self.jobs: list[str] = []
+        self.reported = False
         self.working = True  # until it says that it is ready
         self.seconds, self.began = 0.0, time.monotonic()
         self.pipe: Connection | None = None
@@ -96,7 +97,9 @@ class Background:
             while self.pipe.poll():
                 self._hear(self.pipe.recv())
             rested = self.seconds <= SHARE * cores() * (time.monotonic() - self.began)
-            if self.jobs and rested and not self.working:
+            first = self.jobs[:1] == [REPORT] and not self.reported
+            if self.jobs and (rested or first) and not self.working:
+                self.reported |= first
                 self.pipe.send((self.jobs.pop(0), self.pending))
                 self.working = True
 

@@ -95,7 +95,7 @@ def pack(outputs: Path, protocol: str, home: Path = HOME, *, processor: str = ""
             "protocol": protocol,
             "processor": processor or f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
             "torch": sorted({info["environment"].get("torch", "unknown") for info in infos}),
-            "commits": sorted({str(info["environment"].get("git_commit", "unknown")) for info in infos}),
+            "commits": sorted({info["environment"].get("git_commit") or "unknown" for info in infos}),
             "runs": len(places),
             "bytes": tmp.stat().st_size,
             "sha256": sha256(tmp),

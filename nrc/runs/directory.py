@@ -192,7 +192,7 @@ class RunDirectory:
         return checkpoint.load(self.path, self.info["identity"])
 
     def slim(self, keep_weights: bool) -> None:
-        """Leave of the checkpoint of a finished run the weights, or nothing: nobody continues it."""
+        """Leave of the newest checkpoint the weights, or nothing: the run is at its end, and nobody continues it."""
         checkpoint.slim(self.path, keep_weights)
 
     def save_snapshots(self, arrays: dict[str, np.ndarray]) -> None:

@@ -152,7 +152,7 @@ class Trial:
             log.info(f"{self.run.path}: {self.run.info['reason']}")
             return "interrupted"
         self.run.save_snapshots(self.measurer.snapshots())
+        self.run.slim(self.keep_weights)  # before: whoever finds the run finished leaves its directory alone
         self.run.end("finished", self.measurer.state_of_collapse(), **result)
-        self.run.slim(self.keep_weights)
         log.info(f"{self.run.path}: {words}; {self.run.info['reason']}")
         return "finished"
