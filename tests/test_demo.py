@@ -26,12 +26,15 @@ def test_it_says_what_the_runs_say(
         (0.05, "reacher", 2),
     ):
         train(tmp_path, "prevalence_linear", wd, seed, name=data)
+    train(
+        tmp_path, "prevalence", 0.05, name="swimmer"
+    )  # after a reproduction: drawn first, and not the one meant
     monkeypatch.setattr(demo, "run_all", lambda members, **_: {m.directory: "skipped" for m in members})
     monkeypatch.setattr(sys, "argv", ["demo.py", "--outputs", str(tmp_path)])
     demo.main()
     said = capsys.readouterr().out
     picture = tmp_path / "demo" / "prevalence_linear.png"
-    assert picture.is_file() and str(picture) in said
+    assert picture.is_file() and f"The picture is {picture} " in said
     main, control = home(tmp_path, "prevalence_linear", 0.05), home(tmp_path, "prevalence_linear", 0.0)
     assert f"to {end(main, 'nrc1'):.2g}.\n" in said
     assert f"ends at {end(control, 'nrc1'):.2g}.\n" in said

@@ -34,12 +34,13 @@ def main() -> None:
     if failed:
         raise UserError(failed[0])
     runs = Runs(args.outputs, PROTOCOL, datasets=[DATA])
-    files = draw("prevalence", runs, args.outputs / "demo")
+    drawn = [path for path, _ in draw("prevalence", runs, args.outputs / "demo")]
+    picture = next(path for path in drawn if path.name == f"{EXPERIMENT}.png")  # beside one of other features
     [main], [control] = (
         [r for r in found(EXPERIMENT, DATA) if r.seed == 0] for found in (runs.headline, runs.control)
     )
     print(
-        f"\nThe picture is {files[0].path} (its numbers: {files[0].path.with_suffix('.csv').name}).\n"
+        f"\nThe picture is {picture} (its numbers: {picture.with_suffix('.csv').name}).\n"
         "Look at the upper panel. NRC1 is the part of the last features that lies outside the directions of the "
         f"{main.target_rank} targets.\n"
         f"- With weight decay (blue line) it falls from {main.first('nrc1'):.2g} to {main.last('nrc1'):.2g}.\n"
