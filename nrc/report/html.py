@@ -24,6 +24,7 @@ from nrc.report.published import comparisons
 from nrc.report.registry import FAILS, HOLDS, NOT_RUN, NOT_YET, UNTESTABLE, mean, value_range
 from nrc.report.scorecard import Row, scorecard, table
 from nrc.runs.directory import atomic
+from nrc.runs.files import csv_text
 from nrc.runs.read import Runs
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def write_report(outputs: Path, protocol: str = "quick", *, folder: Path | None 
     texts = {
         "index.html": render(runs, rows, folder, gif),
         "explorer.html": render_explorer(runs),
-        "scorecard.csv": table(rows, protocol).to_csv(index=False, lineterminator="\n"),
+        "scorecard.csv": csv_text(table(rows, protocol)),
     }
     for name, text in texts.items():
         with atomic(folder / name) as tmp:
