@@ -21,6 +21,7 @@ from nrc.errors import UserError
 from nrc.figures import Drawing, Runs, draw, draw_all, figures, reference, registry
 from nrc.figures.curves import TauAxis
 from nrc.figures.gamma import POINTS
+from nrc.figures.output import save
 from nrc.figures.style import GREY, power, scientific
 from nrc.metrics import ALIVE
 from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX, R2_GAP_MAX, depth_of_collapse, first_collapsed_layer
@@ -431,6 +432,17 @@ def test_where_rounding_hides_nrc_a_line_says_so_and_stretches_no_axis(
     assert axes.get_ylim() == before
     dotted = [c for c in axes.get_children() if isinstance(c, Line2D) and c.get_color() == GREY]
     assert [list(line.get_ydata()) for line in dotted] == [[pytest.approx(floor)] * len(STEPS)] * 2 * in_view
+
+
+def test_names_of_somebody_elses_runs_stay_in_the_folder_and_make_no_formula(tmp_path: Path) -> None:
+    drawing = Drawing("deep_x/../../../pwned", "title", 1, 1, 2.0)
+    drawing.note([0.0, 1.0], [-1.0, 2.0], data="=cmd|' /C calc'!A0", series="@SUM(A1)")
+    folder = tmp_path / "a" / "b" / "figures"
+    names = save(drawing, folder)
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == sorted(names)
+    table = pd.read_csv(folder / names[-1])
+    assert set(table["data"]) == {"'=cmd|' /C calc'!A0"} and set(table["series"]) == {"'@SUM(A1)"}
+    assert table["value"].tolist() == [-1.0, 2.0]
 
 
 def test_gamma_marks_the_minimum_of_its_own_curve(outputs: Path) -> None:

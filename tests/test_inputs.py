@@ -242,6 +242,48 @@ def test_modules_with_a_weight_of_their_own_are_named():
     assert nrc.collect(monitor.model, [(X, Y)], ["0:out"])["0:out"].d == 8
 
 
+class Waves(nn.Module):
+    """Complex numbers inside, real ones at both ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(5, 8), nn.Linear(8, 2)
+        self.mix = nn.Linear(8, 8, dtype=torch.complex64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(torch.fft.fft(self.first(x))).abs())
+
+
+def test_a_layer_that_cannot_be_read_is_left_out_by_name_and_no_other_is():
+    torch.manual_seed(0)
+    monitor = nrc.CollapseMonitor(Waves())
+    table = monitor.measure([(X, Y)])
+    assert list(table) == ["first", "head"] and monitor.head == "head"
+    assert "passes complex numbers (torch.complex64)" in monitor.skipped["mix"]
+    with pytest.raises(UserError, match="'mix' passes complex numbers"):
+        nrc.collect(Waves(), [(X, Y)], ["mix", "head"])
+
+
+class Clock(nn.Module):
+    """Seconds since 1970, of which float32 keeps two minutes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, seconds: Tensor) -> Tensor:
+        return self.head((seconds - 1.7e9).float())
+
+
+@pytest.mark.parametrize("array", [True, False])
+def test_inputs_keep_the_type_that_the_network_gets_in_training(array):
+    torch.manual_seed(0)
+    late = rows(16, 3).double()
+    x = late + 1.7e9
+    found = nrc.collect(Clock(), [(x.numpy() if array else x, Y)])
+    torch.testing.assert_close(found["head"].mean_h, late.mean(0), atol=1e-6, rtol=0)
+
+
 # --- slips of the hand
 
 

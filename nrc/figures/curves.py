@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from nrc.criteria import FLOOR, geometric_mean
 from nrc.figures import style
+from nrc.runs.files import file_name
 from nrc.runs.read import Run
 
 LOG_MEAN = ("mse", "nrc", "noise", "linear_mse")  # quantities whose mean over seeds is geometric
@@ -40,7 +41,7 @@ class Drawing:
     def __init__(
         self, name: str, title: str, rows: int, columns: int, height: float, x: str = "tau", **grid: Any
     ) -> None:
-        self.name, self.title, self.x = name, title, x
+        self.name, self.title, self.x = file_name(name), title, x
         self.figure = Figure(figsize=(WIDTHS.get(columns, WIDE), height), layout="constrained")
         FigureCanvasAgg(self.figure)
         self.grid = self.figure.subplots(rows, columns, squeeze=False, **grid)
@@ -105,8 +106,7 @@ class Drawing:
             for row, axes in zip(rows, self.grid[:, place], strict=False):
                 before = len(self._parts)
                 panel(axes, tau, groups, row)
-                parts = self._parts[before:]
-                drawn = set(pd.concat(parts)["metric"]) if parts else set()
+                drawn = {metric for part in self._parts[before:] for metric in part["metric"]}
                 for metric in ("nrc1", "nrc2"):
                     if metric in drawn:
                         self._floor(axes, tau, used, metric)

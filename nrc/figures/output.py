@@ -18,6 +18,7 @@ from nrc.figures.curves import Drawing
 from nrc.figures.registry import figures, find
 from nrc.places import PROTOCOLS
 from nrc.runs.directory import atomic, write_json
+from nrc.runs.files import csv_text
 from nrc.runs.read import Runs, commands
 
 # what a figure is made by, beside its runs
@@ -109,8 +110,7 @@ def save(drawing: Drawing, folder: Path) -> list[str]:
         drawing.figure.savefig(tmp, format="png", metadata={"Software": None})
     with atomic(folder / f"{drawing.name}.pdf") as tmp:
         drawing.figure.savefig(tmp, format="pdf", metadata=nothing)
-    table = drawing.table.to_csv(index=False, lineterminator="\n")
-    texts = drawing.extras | {f"{drawing.name}.csv": table}
+    texts = drawing.extras | {f"{drawing.name}.csv": csv_text(drawing.table)}
     for name, text in texts.items():
         with atomic(folder / name) as tmp:
             tmp.write_text(text, encoding="utf-8")

@@ -28,6 +28,7 @@ from nrc.report.registry import FAILS, HOLDS, NOT_RUN, NOT_YET, PENDING, UNTESTA
 from nrc.report.scorecard import Row, scorecard, table
 from nrc.runs.archive import mark
 from nrc.runs.directory import atomic, write_json
+from nrc.runs.files import csv_text
 from nrc.runs.read import Runs
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def write_report(
     texts = {
         "index.html": render(runs, rows, folder, gif),
         "explorer.html": render_explorer(runs),
-        "scorecard.csv": table(rows, protocol).to_csv(index=False, lineterminator="\n"),
+        "scorecard.csv": csv_text(table(rows, protocol)),
     }
     for name, text in texts.items():
         with atomic(folder / name) as tmp:

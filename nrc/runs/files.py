@@ -7,15 +7,21 @@ import hashlib
 import logging
 import os
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from nrc.errors import UserError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 log = logging.getLogger(__name__)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes for one, if it begins a text
 PATIENCE = 5.0  # seconds to wait for a lock whose holder is about to stop
 
 
@@ -56,6 +62,30 @@ def atomic(path: Path, keep: Path | None = None) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             tmp.unlink(missing_ok=True)
+
+
+def file_name(text: str) -> str:
+    """A text, say of somebody else's record, as the name of a file that lies in no other folder.
+
+    Example:
+        >>> file_name("deep_x/../../a b"), file_name("sweep_wd=1e-3")
+        ('deep_x_.._.._a_b', 'sweep_wd=1e-3')
+    """
+    return re.sub(r"[^\w.=+-]+", "_", text).lstrip(".")
+
+
+def csv_text(table: "pd.DataFrame") -> str:
+    """A table as csv, in which no text is a formula to a spreadsheet: it then begins with an apostrophe.
+
+    Example:
+        >>> import pandas as pd
+        >>> csv_text(pd.DataFrame({"data": ["=1+1", "toy"], "value": [-1.0, 2.0]})).splitlines()
+        ['data,value', "'=1+1,-1.0", 'toy,2.0']
+    """
+    safe = table.copy()
+    for name in table.select_dtypes(exclude=["number", "bool"]):
+        safe[name] = table[name].map(lambda v: f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v)
+    return safe.to_csv(index=False, lineterminator="\n")
 
 
 def size(path: Path) -> int:
