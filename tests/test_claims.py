@@ -355,6 +355,12 @@ def arm(
     return run
 
 
+def dying(run: Run) -> Run:
+    """The same run with a dead direction."""
+    vars(run)["snapshots"] = run.snapshots | {"weight_end": np.diag([1.0, 0.01])}
+    return run
+
+
 def arms(**changes: Run) -> Case:
     runs = {
         "centred": arm(0.6, 0),
@@ -383,6 +389,8 @@ def arms(**changes: Run) -> Case:
         (cone.cone_mean, {"centred": arm(0.6, 0, mean_share=0.2)}, FAILS),
         (cone.cone_scale, {"small": arm(0.5, 0, wd=2e-3, role="sweep", scale=0.2, offset=0.6)}, FAILS),
         (cone.cone_scale, {"small": arm(0.1, 0, wd=2e-3, role="sweep", scale=0.2, offset=0.05)}, FAILS),
+        (cone.cone_scale, {"small": dying(arm(0.1, 0, wd=2e-3, role="sweep", scale=0.2, offset=0.6))}, FAILS),
+        (cone.cone_one_sided, {"nearly": arm(0.3, 2.6)}, FAILS),  # but for 1 % of the rows
         (cone.cone_linear, {"linear": arm(0.5, 0, features="none")}, FAILS),
         (cone.cone_linear, {"linear": arm(1e-9, 2, features="none")}, UNTESTABLE),  # no centred arm
     ],

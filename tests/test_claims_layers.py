@@ -72,6 +72,22 @@ def test_what_an_untrained_network_shows_as_well_shows_nothing(name: str) -> Non
     assert found.verdict == FAILS and "at the start" in found.beside
 
 
+@pytest.mark.parametrize("name", DEEP_RULES)
+def test_a_collapse_that_has_forgotten_a_target_is_none(name: str) -> None:
+    ends = {"mse": 0.1, "nrc1": 1e-9}
+    flat = DEEP | {"noise": [0.8] * 4, "feature_weight_alignment": [0.3] * 4}
+
+    def judged(weight: np.ndarray, sigma: np.ndarray) -> str:
+        main = run_of(ends, layers=DEEP, layers_start=FLAT, weight=weight, sigma=sigma)
+        return DEEP_RULES[name](case(main, run_of({"mse": 0.1}, layers=flat, wd=0.0))).verdict
+
+    one, even, nearly_collinear = np.diag([1.0, 0.01]), np.diag([1.0, 0.5]), np.diag([1.0, 0.01])
+    assert judged(np.eye(2), even) == HOLDS
+    assert judged(one, even) == (UNTESTABLE if name == "depth_decay" else FAILS)
+    if name != "predictability":  # its bound is a share of the targets' variance
+        assert judged(one, nearly_collinear) == HOLDS
+
+
 def test_nulls_are_beaten_by_half() -> None:
     assert beats([0.1], [0.2]) and not beats([0.11], [0.2]) and not beats([0.0], [0.0])
     assert beats([0.1], [float("nan")]) and beats([0.1]) and not beats([0.1], [0.9], [0.15])

@@ -36,6 +36,7 @@ RELU, FREE, LINEAR = (
     ("relu", False),
     ("none", True),
 )  # features, and whether biases are decayed
+TO_ONE_SIDE = 2.5  # deviations: of Gaussian targets so far from 0 more than 99 % lie on one side
 TWO_SIDED = 0.25  # deviations: targets whose mean is nearer to 0 lie on both sides of it
 STAYS = 20.0  # NRC1 of features that do not collapse falls less than this many times
 WHERE: dict[str, Any] = {
@@ -55,7 +56,9 @@ def _biased(run: Run) -> bool:
 
 
 def _one_sided(runs: Iterable[Run]) -> list[Run]:
-    return [run for run in runs if run.info["data"]["one_sided"]]
+    """Targets on one side of 0, but for 1 % of the rows: outliers keep the exact condition from ever being met."""
+    facts = [(run, run.info["data"]) for run in runs]
+    return [run for run, data in facts if data["one_sided"] or data["mean_in_deviations"] > TO_ONE_SIDE]
 
 
 def _centred(runs: Iterable[Run]) -> list[Run]:
@@ -112,15 +115,17 @@ def cone_biases(case: Case) -> Finding:
     says="At the published weight decay ReLU features collapse when the targets lie to one side of 0.",
 )  # fmt: skip
 def cone_one_sided(case: Case) -> Finding:
-    """With one-sided targets every NRC1 and NRC2 falls at least 20-fold, NRC1 to below 0.05, with all target directions
-    alive; the null is the same data centred."""
+    """With targets to one side (99 % of the rows) every NRC1 and NRC2 falls at least 20-fold, NRC1 to below 0.05, with all
+    target directions alive; the null is the same data centred. What still falls is "not yet"."""
     arms = _pick(case, RELU)
     found = _one_sided(arms)
     if not found:
         return _untestable("with one-sided targets")
     fell = all(run.last(m) * STAYS < run.first(m) for run in found for m in ("nrc1", "nrc2"))
     ok = fell and collapsed(found, "nrc1")
-    return Finding(**_nrc1(found, centred=_centred(arms)), verdict=case.word(ok), why=case.clock)
+    late = not ok and all(criteria.still_falling(run, "nrc1") for run in found)
+    verdict = NOT_YET if late else case.word(ok)
+    return Finding(**_nrc1(found, centred=_centred(arms)), verdict=verdict, why=case.clock)
 
 
 @claim(
@@ -169,7 +174,8 @@ def cone_mean(case: Case) -> Finding:
     says="Small centred targets let the bias move out at almost no cost, and ReLU features collapse after all.",
 )  # fmt: skip
 def cone_scale(case: Case) -> Finding:
-    """Of centred targets, NRC1 of the smallest ends at half of that of the largest or less, with a larger offset."""
+    """Of centred targets, NRC1 of the smallest ends at half of that of the largest or less, with a larger offset and all
+    target directions alive."""
     arms = _centred(_pick(case, RELU, headline=False))
     scales = sorted({float(run.variant.get("target_scale", 1.0)) for run in arms})
     if len(scales) < 2:
@@ -178,12 +184,14 @@ def cone_scale(case: Case) -> Finding:
         [r for r in arms if float(r.variant.get("target_scale", 1.0)) == s] for s in (scales[0], scales[-1])
     )
     moved = min(values(small, "offset")) > max(values(large, "offset"))
-    ok = moved and beats(values(small, "nrc1"), values(large, "nrc1"))
+    dead = any(run.lost_direction for run in small)
+    ok = moved and not dead and beats(values(small, "nrc1"), values(large, "nrc1"))
     late = not ok and all(criteria.still_falling(run, "nrc1") for run in small)
     parts = _nrc1(small, at_full_size=large) | {"bound": float("nan")}
     parts["beside"] |= {"offset": values(small, "offset"), "offset at full size": values(large, "offset")}
-    verdict = NOT_YET if late else word(ok)
-    return Finding(**parts, verdict=verdict, why=f"budget {small[0].budget:.3g}")
+    verdict = NOT_YET if late and not dead else word(ok)
+    why = f"budget {small[0].budget:.3g}" + "; a target direction of the small ones is dead" * dead
+    return Finding(**parts, verdict=verdict, why=why)
 
 
 @claim(
@@ -203,7 +211,7 @@ def cone_linear(case: Case) -> Finding:
 
 
 @claim(
-    "cone_deep", title="Deep networks without biases", **WHERE | {"on": ["cone", "cone_deep"]},
+    "cone_deep", title="Deep networks without biases", **WHERE | {"on": ["cone_deep"], "also": {}},
     says="Without biases, standardised targets leave noise in the last layers; a mean of the targets brings it down.",
 )  # fmt: skip
 def cone_deep(case: Case) -> Finding:

@@ -43,6 +43,10 @@ CKA_MIN = 0.9
 STABLE_RANK_BAND = 1.5  # factor within which two stable ranks count as equal
 POSTER = "as on the poster"
 TRUE_RANK = "for nearly collinear targets"
+SEEN = (
+    0.05  # share of the targets' variance of a direction that must stay alive: SGEMM's are nearly collinear
+)
+DEAD = "a target direction is dead"
 MANY = 12  # layers; more are not listed one by one
 ALIGNMENT = "feature_weight_alignment"
 EXPERIMENTS = ["deep", "low_rank", "sgemm", "images"]
@@ -79,6 +83,17 @@ def span(case: Case) -> str:
     return f"{names[0]} to {names[-1]}"
 
 
+def dead(case: Case) -> bool:
+    """Whether a run has lost a target direction with more than 5 % of the variance: it is then collapsed by having
+    forgotten it."""
+    for run in case.main:
+        if len(run.series("nrc1")) and {"sigma", "weight_end"} <= run.snapshots.keys():
+            values = np.linalg.eigvalsh(run.snapshots["sigma"])
+            if run.alive < (values > SEEN * values.sum()).sum():
+                return True
+    return False
+
+
 def target_stable_rank(case: Case) -> float:
     return stable_rank(case.main[0].snapshots["sigma"])
 
@@ -105,6 +120,8 @@ def _published(case: Case, value: float, good: bool, how: str = "") -> dict[str,
 
 def _verdict(case: Case, found: Values, nulls: Sequence[Sequence[float]], limit: float) -> tuple[str, str]:
     """The verdict on distances from what is claimed, and why if it is not that they hold."""
+    if dead(case):
+        return FAILS, f"{DEAD}; {case.clock}"
     if not all(v <= limit for v in found):  # written so that NaN fails
         return case.word(False), case.clock
     if beats(found, *nulls):
@@ -327,7 +344,7 @@ def depth(case: Case) -> Finding:
     found, starts = case.ends(collapsed_layers), case.ends(lambda run: collapsed_layers(run, when="start"))
 
     def verdict(layers: Values) -> str:
-        return FAILS if any(starts) else case.word(all(d >= 2 for d in layers))
+        return FAILS if any(starts) or dead(case) else case.word(all(d >= 2 for d in layers))
 
     total, theirs, green = len(run.layers), _published_depth(run), line(run, "first_collapsed_layer")
     beside = {START: starts} | _published(case, theirs, theirs >= 2, "train rows")
@@ -341,7 +358,7 @@ def depth(case: Case) -> Finding:
             View(TRUE_RANK, "r = 1", single, verdict(single)),
         ]
     first = ", ".join(run.layers[total - int(d)] for d in found if d) or "none"
-    why = f"of {total} layers; first collapsed: {first}; {case.clock}"
+    why = f"of {total} layers; first collapsed: {first}; {case.clock}" + f"; {DEAD}" * dead(case)
     further = reach(found, theirs, lambda layers: -layers)
     return Finding(
         "collapsed layers by our rule", found, verdict(found), why, beside, views, 2, grain=1, reach=further
@@ -359,7 +376,9 @@ def depth_decay(case: Case) -> Finding:
     if not without:
         return Finding(quantity, [], UNTESTABLE, "there is no run without weight decay", beside)
     bare = [deep_mean(run, "noise") for run in case.control]
-    if any(without) or min(with_it) >= 2:
+    if dead(case):
+        verdict, why = UNTESTABLE, f"{DEAD} with weight decay; {case.clock}"
+    elif any(without) or min(with_it) >= 2:
         verdict, why = word(not any(without)), f"{case.clock} against 0"
     else:
         verdict, why = UNTESTABLE, f"fewer than two layers collapse with it either: {case.clock}"
