@@ -10,7 +10,7 @@ from typing import Any
 
 from nrc import criteria
 from nrc.criteria import COLLAPSED, geometric_mean, not_yet
-from nrc.figures.cone import arm
+from nrc.figures.cone import arm, to_one_side
 from nrc.report.claims.layers import deep_mean
 from nrc.report.registry import (
     FAILS,
@@ -36,7 +36,6 @@ RELU, FREE, LINEAR = (
     ("relu", False),
     ("none", True),
 )  # features, and whether biases are decayed
-TO_ONE_SIDE = 2.5  # deviations: of Gaussian targets so far from 0 more than 99 % lie on one side
 TWO_SIDED = 0.25  # deviations: targets whose mean is nearer to 0 lie on both sides of it
 STAYS = 20.0  # NRC1 of features that do not collapse falls less than this many times
 WHERE: dict[str, Any] = {
@@ -56,9 +55,7 @@ def _biased(run: Run) -> bool:
 
 
 def _one_sided(runs: Iterable[Run]) -> list[Run]:
-    """Targets on one side of 0, but for 1 % of the rows: outliers keep the exact condition from ever being met."""
-    facts = [(run, run.info["data"]) for run in runs]
-    return [run for run, data in facts if data["one_sided"] or data["mean_in_deviations"] > TO_ONE_SIDE]
+    return [run for run in runs if to_one_side(run)]
 
 
 def _centred(runs: Iterable[Run]) -> list[Run]:
