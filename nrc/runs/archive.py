@@ -31,12 +31,13 @@ HOME = ROOT / "data" / "archive"
 MARK = "archive.json"  # in a folder of unpacked runs
 MOST = 12_000_000  # bytes of the packed file
 FILES = ("metrics.csv", "run.json", "config.yaml", "snapshots.npz")  # one kind after the other packs best
-FEATURES = (
-    "prevalence",
-    "prevalence_linear",
-    "images",
-    "ufm",
-)  # experiments whose headline features are drawn or judged
+HEADLINE = ("headline",)
+FEATURES = {  # experiment -> roles of the runs whose features are drawn or judged
+    "prevalence": HEADLINE,
+    "prevalence_linear": HEADLINE,
+    "images": HEADLINE,
+    "ufm": (*HEADLINE, "control"),
+}
 LEFT_OUT = ("animation",)  # 10 MB for one film
 BITS = 13  # of the 23 that a feature's mantissa has, rounded away: three digits are left
 GET_IT = "get it again, e.g. by git checkout data/archive"
@@ -177,7 +178,7 @@ def _content(file: Path, info: dict[str, Any]) -> bytes:
             )
     if file.name != "snapshots.npz":
         return file.read_bytes()
-    wanted = info["role"] == "headline" and info["experiment"] in FEATURES
+    wanted = info["role"] in FEATURES.get(info["experiment"], ())
     with np.load(file, allow_pickle=False) as archive:
         arrays = {
             name: _rounded(archive[name]) if name.startswith("features") else archive[name]
