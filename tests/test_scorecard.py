@@ -189,6 +189,10 @@ def told(now: pd.DataFrame, *known: pd.DataFrame) -> str:
         ({"stand_in": True}, {"measured": 7.0}, ""),  # by its verdict alone
         ({"stand_in": True}, {"verdict": FAILS}, "committed"),
         ({"measured": math.nan}, {"measured": math.nan}, ""),
+        ({"measured": 0.001, "spread": 0.0}, {"measured": 0.009}, ""),  # far below the bound
+        ({"measured": 0.001, "spread": 0.0}, {"measured": 0.011}, "moved"),  # by more than ten times
+        ({"measured": 0.02, "spread": 0.0}, {"measured": 0.03}, "moved"),  # near the bound
+        ({"measured": 0.2, "verdict": FAILS, "spread": 0.0}, {"measured": 0.4, "verdict": FAILS}, "moved"),
         ({"grain": 1.0, "measured": 5.0}, {"measured": 4.0}, ""),
         ({"grain": 1.0, "measured": 5.0}, {"measured": 3.0}, "moved"),
     ],
@@ -205,7 +209,8 @@ def test_tolerances_come_from_seeds_processors_or_a_floor() -> None:
 
     assert tolerance(0.03) == (0.01, "seeds")
     assert tolerance(0.03, 0.05) == (pytest.approx(0.04), "processors")
-    assert tolerance(0.6) == (pytest.approx(0.012), "floor")
+    assert tolerance(0.6) == (pytest.approx(0.04), "floor")
+    assert tolerance(3.0) == (pytest.approx(0.06), "floor")
     assert tolerance(1e-13, spread=0.0) == (1e-6, "floor")
     assert math.isnan(tolerance(0.03, stand_in=True)[0])
     # verdicts that processors decide differently: either will do, a third will not

@@ -116,7 +116,8 @@ def _title(data: str, main: Sequence[Run], kind: str) -> str:
     lines, facts = [style.column_title(data, main)], main[0].info["data"]
     if "one_sided" in facts:
         side = "one-sided" if facts["one_sided"] else "two-sided"
-        lines.append(f"{side} targets, mean {facts['mean_in_deviations']:.2g} dev.")
+        mean = facts["mean_in_deviations"]
+        lines.append(f"{side} targets, mean {mean if mean > 1e-6 else 0:.2g} dev.")
     theirs = reference.curve("prevalence_published", data, "nrc1_raw")
     if len(theirs) and kind in selection.LAYERS:
         decay = float(theirs["weight_decay"].iloc[0])
