@@ -39,13 +39,10 @@ KEY = ["protocol", "claim", "experiment", "data"]
 COLUMNS = [*KEY, "runs", "verdict", "measured", "tolerance", "why_tolerance", "bound"]
 OR = " or "  # between the verdicts of a claim that kinds of processors decide differently
 LEAST, SHARE = 1e-6, 0.02  # floor of a tolerance: absolute, and as a share of the value
-WITHIN_ONE = (
-    0.1  # of the distance from 0 or 1: ends of equal runs on two kinds of processors were seen 9 % apart
-)
-FAR, UNSTEADY = (
-    2.0,
-    10.0,
-)  # numbers so many times beyond their bound may be so many times apart: collapse amplifies rounding
+# of the distance from 0 or 1: ends of equal runs on two kinds of processors were seen 9 % apart
+WITHIN_ONE = 0.1
+# numbers that far below the bound of what holds may be that many times apart: collapse amplifies rounding
+FAR, UNSTEADY = 2.0, 10.0
 MARGIN = 2.0  # other processors than those tried may lie further apart
 
 
