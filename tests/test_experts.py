@@ -74,7 +74,9 @@ def test_the_rows_have_the_statistics_that_were_chosen(name: str, monkeypatch: p
 def test_the_chosen_candidate_is_the_nearest_of_all(name: str) -> None:
     record = json.loads(EXPERTS[name].choice_file.read_text())
     assert record["chosen"] == record["candidates"][0]
-    assert record["chosen"]["distance"] == min(c["distance"] for c in record["candidates"])
+    raised = record["chosen"]["noise"] != 1  # step 4 of the rule, or not: a round before may have had it
+    alike = [c["distance"] for c in record["candidates"] if raised or c["noise"] == 1]
+    assert record["chosen"]["distance"] == min(alike)
 
 
 @pytest.mark.parametrize("name", NAMES)
