@@ -158,7 +158,7 @@ def run(installed: Path, cwd: Path, *command: str) -> str:
 @pytest.mark.slow
 def test_the_wheel_carries_configuration_data_and_types(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
-    for folder, patterns in {"conf": ["*.yaml"], "data": ["*"], "scripts": ["*.py"]}.items():
+    for folder, patterns in {"conf": ["*.yaml"], "data": ["*"], "scripts": ["*"]}.items():
         for pattern in patterns:
             for file in (REPO / folder).rglob(pattern):
                 if file.is_file() and "__pycache__" not in file.parts:
@@ -205,7 +205,7 @@ def test_the_examples_run_in_a_clean_environment_outside_the_repository(wheel: P
         where = clean("-c", "import nrc; print(nrc.__file__)")
         assert Path(where.stdout.strip()).is_relative_to(place / "venv"), where
         examples = sorted((REPO / "examples").glob("*.py"))
-        assert len(examples) == 3
+        assert len(examples) == 6
         for example in examples:
             shutil.copy(example, place / "elsewhere")
             result = clean(example.name)
