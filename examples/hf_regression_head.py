@@ -11,9 +11,8 @@ import nrc
 
 
 def main() -> nrc.CollapseMonitor:
+    import nrc.models._torchvision  # noqa: I001  first: torchvision alone may not load beside a CPU torch
     from transformers import GPT2Config, GPT2ForSequenceClassification
-
-    import nrc.models._torchvision
 
     torch.manual_seed(0)
     config = GPT2Config(

@@ -12,6 +12,7 @@ import nrc
 
 
 def main() -> nrc.CollapseMonitor:
+    import nrc.models._torchvision  # noqa: I001  first: torchvision alone may not load beside a CPU torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
