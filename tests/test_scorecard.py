@@ -213,6 +213,11 @@ def test_tolerances_come_from_seeds_processors_or_a_floor() -> None:
     assert tolerance(3.0) == (pytest.approx(0.06), "floor")
     assert tolerance(1e-13, spread=0.0) == (1e-6, "floor")
     assert math.isnan(tolerance(0.03, stand_in=True)[0])
+    # a number that another kind of processor does not have is not compared
+    assert (
+        told(row(measured=math.nan, verdict=FAILS), row(verdict=FAILS), row(measured=math.nan, verdict=FAILS))
+        == ""
+    )
     # verdicts that processors decide differently: either will do, a third will not
     two = [row(stand_in=True), row(stand_in=True, verdict=NOT_YET)]
     assert told(row(verdict=NOT_YET), *two) == told(row(), *two) == ""

@@ -202,7 +202,7 @@ def committed(*tables: pd.DataFrame) -> pd.DataFrame:
             "floor": max(LEAST, SHARE * abs(value), WITHIN_ONE * min(abs(value), 1 - value), row["grain"]),
         }
         why = max(ways, key=lambda name: np.nan_to_num(ways[name]))
-        if not math.isfinite(value):
+        if not all(math.isfinite(r["measured"]) for r in same):  # on one of the kinds
             why = "no number"
         elif row["stand_in"]:
             why = "stand-in"
