@@ -366,4 +366,4 @@ def test_a_sweep_with_a_config_folder_of_ones_own_runs(tmp_path: Path) -> None:
     arguments = ["--config-dir=my configs", "experiment=mine", "seed=0,1", *FEW, "-m"]
     result = in_subprocess("train.py", arguments, tmp_path)
     assert result.status == 0, result.err
-    assert len(list(tmp_path.glob("outputs/mine/reacher/wd=0.001/seed=*/run.json"))) == 2
+    assert len(list(tmp_path.glob("outputs/mine/reacher/wd=*/seed=*/run.json"))) == 2

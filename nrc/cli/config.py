@@ -1,6 +1,7 @@
 """From a composed Hydra config to plain settings. Hydra lives in nrc.cli alone."""
 
 import itertools
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
@@ -24,6 +25,8 @@ from nrc.training.pool import Member
 MULTIRUN = "hydra.mode=MULTIRUN"
 CONF = str(ROOT / "conf")
 METHODS = {"data": "load", "model": "build"}  # what the settings of these groups can do
+# a class that cannot be found is one line, ours
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 KNOWN = {
     "experiment",
     "data",
