@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_tools import KillAtFileEvent, code_of, leftovers, results, settings, start
+from fault_tools import EXIT, KillAtFileEvent, code_of, leftovers, results, settings, start
 from test_figures import write_run
 
 from nrc.models import MLP
@@ -93,7 +93,7 @@ def test_killed_thirty_times_at_random_moments(tmp_path: Path) -> None:
             process.kill()
             process.join()
             kills += 1
-        assert process.exitcode == 0
+        assert process.exitcode in (0, EXIT["skipped"])  # the last kill may come after the run is done
         assert results(directory) == results(tmp_path / "whole")
         assert leftovers(directory) == []
     assert kills >= 30
@@ -104,7 +104,7 @@ def test_figures_killed_while_being_drawn(tmp_path: Path) -> None:
         write_run(tmp_path / "outputs", "prevalence-quick", "reacher", wd)
     code = (
         "import sys; from pathlib import Path; from nrc.figures import draw_all;"
-        "print('ready', flush=True); draw_all(Path(sys.argv[1]), folder=Path(sys.argv[2]))"
+        "print('ready', flush=True); list(draw_all(Path(sys.argv[1]), folder=Path(sys.argv[2])))"
     )
 
     def draw(folder: Path) -> subprocess.Popen[str]:
@@ -252,7 +252,7 @@ def test_a_sweep_started_again_with_other_settings(tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("metrics.csv")}
     both = begin(*common, "seed=0,1")
     out, errors = both.communicate(timeout=120)
-    assert both.returncode == 0 and "already finished, skipped" in out, errors
+    assert both.returncode == 0 and "1 were there already" in out, errors
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     other = begin(*common, "seed=0,2", "optim.lr=0.01")
     _, errors = other.communicate(timeout=120)

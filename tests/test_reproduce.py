@@ -98,7 +98,7 @@ def test_mistakes_about_real_images(
 
 @pytest.mark.slow
 def test_one_data_set_from_command_line_to_figures(tmp_path: Path) -> None:
-    command = [sys.executable, str(REPO / "scripts/reproduce.py"), "--dataset", "swimmer"]
+    command = [sys.executable, str(REPO / "scripts/reproduce_figures.py"), "--dataset", "swimmer"]
     for expected in ("runs finished, 0 were there already", "0 runs finished"):
         result = subprocess.run([*command, "--outputs", str(tmp_path)], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
@@ -111,7 +111,7 @@ def test_one_data_set_from_command_line_to_figures(tmp_path: Path) -> None:
         "phase_swimmer",
         "geometry",
         "deep_swimmer",
-        "target_mean",
+        "cone",
         "tau_clock",
     } <= names
 
