@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nrc.errors import in_one_line
-from nrc.figures import Figure, Runs, draw, figures
+from nrc.figures import Runs, draw, figures
+from nrc.figures.registry import figure_of
 from nrc.report.html import write_report
 from nrc.training.members import cores
 from nrc.training.pool import CONTEXT
@@ -89,10 +90,12 @@ class Background:
         assert self.pipe is not None
         self.ended |= ended
         for name in self._complete():
-            figure = figure_of(name)
-            if name not in self.due and figure is not None and figure.name not in self.jobs:
-                self.jobs.append(figure.name)
+            if name in self.due:
+                continue
             self.due.add(name)
+            figure = figure_of(name)
+            if figure is not None and figure.name not in self.jobs:
+                self.jobs.append(figure.name)
         with suppress(EOFError, OSError):  # it was killed: everything is drawn at the end
             while self.pipe.poll():
                 self._hear(self.pipe.recv())
@@ -145,12 +148,6 @@ class Background:
                 [*others, REPORT] if self.told else [REPORT, *others]
             )  # readable from the first picture on
             self.told.update(new)
-
-
-def figure_of(drawing: str) -> Figure | None:
-    """The figure that makes a drawing: `sweep` makes sweep_relu; None for what is no figure, as the animation."""
-    made = [f for name, f in figures().items() if drawing == name or drawing.startswith(f"{name}_")]
-    return max(made, key=lambda figure: len(figure.name), default=None)
 
 
 def number_of(drawing: str) -> str:

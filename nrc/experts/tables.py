@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nrc.experts.settings import DATA, EXPERTS, Expert
+from nrc.runs.files import between
 
 README = DATA / "README.md"
 NAME = re.compile(r"(?P<set>\w+)_seed(?P<seed>\d+)_(?P<steps>\d+)")
@@ -23,8 +24,7 @@ def write_tables(readme: Path = README) -> None:
     """Replace what stands between `<!-- chosen -->`, `<!-- seeds -->` and their ends in this file."""
     text = readme.read_text(encoding="utf-8")
     for name, table in (("chosen", chosen_table()), ("seeds", seeds_table())):
-        before, _, rest = text.partition(f"<!-- {name} -->\n")
-        text = f"{before}<!-- {name} -->\n{table}\n<!-- /{name} -->{rest.partition(f'<!-- /{name} -->')[2]}"
+        text = between(text, name, table)
     readme.write_text(text, encoding="utf-8")
 
 

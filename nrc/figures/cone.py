@@ -16,15 +16,13 @@ ARMS: dict[Arm, tuple[str, dict[str, Any]]] = {
     ("none", True): ("linear, biases decayed", {"color": style.C2, "ls": ":", "marker": "^"}),
     ("none", False): ("linear, biases not decayed", {"color": style.GREY, "ls": "-.", "marker": "v"}),
 }
+TO_ONE_SIDE = 2.5  # deviations: of Gaussian targets so far from 0 more than 99 % lie on one side
 PREDICTED = {"color": "black", "ls": "-", "lw": 0.8}
 
 
 def arm(run: Run) -> Arm:
     """Feature activation and whether biases were decayed."""
     return str(run.settings["model"]["feature_activation"]), bool(run.settings["optim"]["decay_biases"])
-
-
-TO_ONE_SIDE = 2.5  # deviations: of Gaussian targets so far from 0 more than 99 % lie on one side
 
 
 def to_one_side(run: Run) -> bool:

@@ -1,7 +1,6 @@
 """Draw figures to files: what has changed alone, on all cores, with equal bytes from equal numbers."""
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Collection, Iterator
@@ -18,7 +17,7 @@ from nrc.figures.curves import Drawing
 from nrc.figures.registry import figures, find
 from nrc.places import PROTOCOLS
 from nrc.runs.directory import atomic, write_json
-from nrc.runs.files import csv_text
+from nrc.runs.files import csv_text, read_json
 from nrc.runs.read import Runs, commands
 
 # what a figure is made by, beside its runs
@@ -200,19 +199,12 @@ def code(*more: str) -> str:
 
 def _up_to_date(name: str, runs: Runs, folder: Path) -> list[Drawn]:
     """The files of a figure if all are there and made from what is there now, else []."""
-    state = _read(folder / f"{name}.json")
+    state = read_json(folder / f"{name}.json")
     paths = [folder / file for entry in state.get("drawings", {}).values() for file in entry["files"]]
     if not paths or not all(path.exists() for path in paths):
         return []
     same = state["made_from"] == fingerprint(name, runs)
     return [Drawn(path, True) for path in paths] if same else []
-
-
-def _read(state: Path) -> dict[str, Any]:
-    try:
-        return json.loads(state.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not drawn yet, or not by us: it is drawn anew
-        return {}
 
 
 def _entry(name: str, drawing: Drawing, names: list[str], runs: Runs) -> dict[str, Any]:
@@ -233,7 +225,7 @@ def _write_captions(folder: Path) -> list[Path]:
     """All figures that are there in two files: for people and for programs."""
     entries: dict[str, dict[str, Any]] = {}
     for name in figures():
-        entries |= _read(folder / f"{name}.json").get("drawings", {})
+        entries |= read_json(folder / f"{name}.json").get("drawings", {})
     if not entries:
         return []
     lines = ["# Figures", "", "Each is there as PNG and PDF, with the csv of what is drawn.", ""]

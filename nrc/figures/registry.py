@@ -85,6 +85,12 @@ def figures() -> dict[str, Figure]:
     return {f.name: f for f in sorted(_registered.values(), key=lambda f: f.order)}
 
 
+def figure_of(drawing: str) -> Figure | None:
+    """The figure that makes a drawing: `sweep` makes sweep_relu; None for what is no figure, as the animation."""
+    made = [f for name, f in figures().items() if drawing == name or drawing.startswith(f"{name}_")]
+    return max(made, key=lambda figure: len(figure.name), default=None)
+
+
 def find(name: str) -> Figure:
     """The figure of this name.
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from PIL import Image
 
 from nrc.errors import UserError
-from nrc.figures.registry import Figure, figures
+from nrc.figures.registry import Figure, figure_of, figures
 from nrc.places import ROOT
 from nrc.report.scorecard import experiment_block
-from nrc.runs.directory import atomic
+from nrc.runs.files import atomic, between
 
 PAGE, THUMBNAILS = Path("docs/figures.md"), Path("outputs/gallery/thumbnails")
 SIZE, MOST_BYTES = (320, 240), 40_000  # of a thumbnail: at most so many pixels and bytes
@@ -106,32 +106,9 @@ def commands(made: Figure) -> list[str]:
     found = {}
     for file in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
         declared = experiment_block(file.stem)
-        if made.name in map(_figure_of, declared.get("figures", ())):
+        if made in map(figure_of, declared.get("figures", ())):
             command = MADE_BY.search(file.read_text(encoding="utf-8"))
             assert command, f"{file} does not begin with its command"
             found[command[1]] = made.reads.index(declared["name"])
     in_order = sorted(found, key=lambda command: found[command])
     return [command for command in in_order if "data.path=" not in command] or in_order
-
-
-def _figure_of(drawing: str) -> str:
-    """A figure may yield several drawings, named after it."""
-    fitting = [name for name in figures() if drawing == name or drawing.startswith(f"{name}_")]
-    return max(fitting, key=len, default="")
-
-
-def between(text: str, name: str, new: str) -> str:
-    """The text with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced.
-
-    Raises:
-        UserError: these two lines are not there.
-
-    Example:
-        >>> between("a <!-- x -->old<!-- /x --> b", "x", "new")
-        'a <!-- x -->\\nnew\\n<!-- /x --> b'
-    """
-    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if text.count(first) != 1 or text.count(last) != 1:
-        raise UserError(f"{first} and {last} must stand in the text once each")
-    before, after = text.split(first)[0], text.split(last)[1]
-    return f"{before}{first}\n{new}\n{last}{after}"

@@ -28,7 +28,7 @@ from nrc.report.registry import FAILS, HOLDS, NOT_RUN, NOT_YET, PENDING, UNTESTA
 from nrc.report.scorecard import Row, scorecard, table
 from nrc.runs.archive import mark
 from nrc.runs.directory import atomic, write_json
-from nrc.runs.files import csv_text
+from nrc.runs.files import csv_text, read_json
 from nrc.runs.read import Runs
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     runs = Runs(outputs, protocol, pending=pending)
     state = folder / "made_from.json"
-    before, now = _read(state), _made_from(runs, folder)
+    before, now = read_json(state), _made_from(runs, folder)
     files = [folder / name for name in before.get("files", [])]
     if before.get("all") == now["all"] and files and all(file.exists() for file in files):
         return files
@@ -92,13 +92,6 @@ def write_report(
     made = [*(folder / name for name in texts), *([gif, gif.with_suffix(".png")] if gif else [])]
     write_json(state, now | {"files": [file.name for file in made]})
     return made
-
-
-def _read(state: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(state.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _made_from(runs: Runs, folder: Path) -> dict[str, Any]:

@@ -8,10 +8,9 @@ import pandas as pd
 from nrc.errors import UserError
 from nrc.figures.style import pretty
 from nrc.places import ROOT
-from nrc.report.gallery import between
 from nrc.report.registry import NOT_RUN, number
 from nrc.report.scorecard import planned, read_committed
-from nrc.runs.directory import atomic
+from nrc.runs.files import atomic, between
 
 PROTOCOL = "quick"
 

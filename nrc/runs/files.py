@@ -4,13 +4,14 @@ import contextlib
 import errno
 import glob
 import hashlib
+import json
 import logging
 import os
 import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -86,6 +87,31 @@ def csv_text(table: "pd.DataFrame") -> str:
     for name in table.select_dtypes(exclude=["number", "bool"]):
         safe[name] = table[name].map(lambda v: f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v)
     return safe.to_csv(index=False, lineterminator="\n")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What an earlier run of ours wrote there; {} where there is no file, or not one of ours."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def between(text: str, name: str, new: str) -> str:
+    """The text with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced.
+
+    Raises:
+        UserError: these two lines are not there.
+
+    Example:
+        >>> between("a <!-- x -->old<!-- /x --> b", "x", "new")
+        'a <!-- x -->\\nnew\\n<!-- /x --> b'
+    """
+    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(first) != 1 or text.count(last) != 1:
+        raise UserError(f"{first} and {last} must stand in the text once each")
+    before, after = text.split(first)[0], text.split(last)[1]
+    return f"{before}{first}\n{new}\n{last}{after}"
 
 
 def size(path: Path) -> int:

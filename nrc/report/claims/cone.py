@@ -232,8 +232,7 @@ def cone_deep(case: Case) -> Finding:
     says="A network whose features and last weight are the only penalised parts ends where the convex model says.",
 )  # fmt: skip
 def depth_free(case: Case) -> Finding:
-    """NRC1 ends within a factor of 2 of the convex model's, in the mean over the seeds; the null is the same network with
-    weight decay on all layers."""
+    """NRC1 ends within a factor of 2 of the convex model's, in the geometric mean over the seeds."""
     found = [run for run in case.main if run.settings["optim"]["penalty"] == "ufm"]
     if not found:
         return _untestable("with the features and the last weight as the only penalised parts")
