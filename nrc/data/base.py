@@ -9,9 +9,11 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nrc.errors import UserError
+from nrc.metrics.fit import rank_of_targets
 
 Array = NDArray[Any]
 Kind = Literal["paper", "own experts", "real", "synthetic", "stand-in"]
@@ -172,24 +174,9 @@ class RegressionData:
 
     @cached_property
     def target_rank(self) -> int:
-        """Numerical rank of the centred train targets, by the rule of the metrics (`nrc.metrics.Layer.target_rank`).
-
-        Each column counts over its standard deviation, so units do not matter. Of such correlations eigenvalues count above
-        1e-10 of the largest, in directions with more variance than 4 times what rounding to float32 may give, eps^2
-        of each column's mean square.
-        """
-        variance = self.sigma.diagonal()
-        mean = self.y_train.mean(axis=0, dtype=np.float64)
-        rounding = float(np.finfo(np.float32).eps) ** 2 * (variance + mean**2)
-        alive = variance > rounding
-        if not alive.any():
-            return 0
-        scale = 1 / np.sqrt(variance[alive])
-        values, vectors = np.linalg.eigh(scale[:, None] * self.sigma[alive][:, alive] * scale)
-        kept = values > 1e-10 * values[-1]
-        directions = scale[:, None] * vectors[:, kept] / np.sqrt(values[kept])  # of variance 1
-        share = directions.T @ (4 * rounding[alive, None] * directions)
-        return int((np.linalg.eigvalsh(share) < 1).sum())
+        """Numerical rank of the centred train targets as float32, by the rule of the metrics; units do not count."""
+        mean = torch.from_numpy(self.y_train.mean(axis=0, dtype=np.float64))
+        return rank_of_targets(torch.from_numpy(self.sigma), mean, torch.finfo(torch.float32).eps)
 
     @cached_property
     def mean_in_deviations(self) -> float:

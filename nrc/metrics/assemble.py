@@ -197,9 +197,7 @@ def _in_space_of_rows(
     eps = precision(h.dtype)
     moments.feature_eps = eps
     rounding = eps**2 * (basis.T * rows.square().mean(0)) @ basis
-    if weight is not None:
-        weight = replace(weight, matrix=weight.matrix @ basis, vectors=basis.T @ weight.vectors)
-    layer = Layer.of(moments, weight, bias, rank=rank)
+    layer = Layer.of(moments, None if weight is None else weight.along(basis), bias, rank=rank)
     return replace(layer, rows=(inside, y), basis=basis, rounding=rounding)
 
 

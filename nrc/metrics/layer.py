@@ -15,10 +15,10 @@ from nrc.arrays import as_tensor
 from nrc.errors import UserError
 from nrc.metrics.fit import (
     AffineFit,
-    above_rounding,
     fit_of_rows,
     fit_of_scaled_columns,
     fit_of_sums,
+    rank_of_targets,
     spectrum_of_rows,
 )
 from nrc.metrics.linalg import (
@@ -34,7 +34,6 @@ from nrc.moments import Moments
 MANY_COLUMNS = 2048  # of more columns than this, and than twice the rows, the rows' own space is measured
 VANISHED_RMS = 1e-12
 VANISHED_SIGNAL = 1e-8
-TARGET_RANK_TOLERANCE = 1e-10  # relative, of eigenvalues; SGEMM's nearly collinear targets have 4e-6
 CLEAR_GAP = 1e-8  # relative, between two eigenvalues: the sums then give their vectors to 1e-7
 MAP_DOUBT = 0.01  # relative, of linear_mse: with more in doubt it is not stated
 MAP_DOUBT_OF_TARGETS = 1e-8  # the same of the targets' variance
@@ -181,9 +180,7 @@ class Layer:
 
         No metric but `cka_first_columns` depends on the coordinates, and k may be far below d.
         """
-        w = self.weight
-        if w is not None:
-            w = replace(w, matrix=w.matrix @ basis, vectors=basis.T @ w.vectors)
+        w = None if self.weight is None else self.weight.along(basis)
         rounding = (basis.T * self.column_rounding) @ basis
         return replace(self, moments=self.moments.along(basis), weight=w, basis=basis, rounding=rounding)
 
@@ -261,16 +258,7 @@ class Layer:
     def target_rank(self) -> int:
         """Numerical rank of the centred targets, each divided by its standard deviation: units do not count."""
         m = self.moments
-        variance = m.sigma_y.diagonal()
-        rounding = m.target_eps**2 * (variance + m.mean_y.square())
-        alive = variance > rounding
-        if not alive.any():
-            return 0
-        scale = variance[alive].rsqrt()
-        found = spectrum(scale[:, None] * m.sigma_y[alive][:, alive] * scale)
-        kept = found.values > TARGET_RANK_TOLERANCE * found.values[0]
-        basis = scale[:, None] * found.vectors[:, kept]
-        return above_rounding(found.values[kept], basis, 4 * rounding[alive])
+        return rank_of_targets(m.sigma_y, m.mean_y, m.target_eps)
 
     @cached_property
     def mean_square(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +31,10 @@ class WeightSpectrum:
     values: Tensor
     vectors: Tensor
     rank: int
+
+    def along(self, basis: Tensor) -> WeightSpectrum:
+        """The same weight of the coordinates B'h, along an orthonormal basis (d, k) that holds its rows."""
+        return replace(self, matrix=self.matrix @ basis, vectors=basis.T @ self.vectors)
 
 
 def spectrum(covariance: Tensor) -> Spectrum:
