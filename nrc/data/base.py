@@ -9,11 +9,10 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nrc.errors import UserError
-from nrc.metrics.fit import rank_of_targets
+from nrc.targets import numerical_rank
 
 Array = NDArray[Any]
 Kind = Literal["paper", "own experts", "real", "synthetic", "stand-in"]
@@ -175,8 +174,8 @@ class RegressionData:
     @cached_property
     def target_rank(self) -> int:
         """Numerical rank of the centred train targets as float32, by the rule of the metrics; units do not count."""
-        mean = torch.from_numpy(self.y_train.mean(axis=0, dtype=np.float64))
-        return rank_of_targets(torch.from_numpy(self.sigma), mean, torch.finfo(torch.float32).eps)
+        mean = self.y_train.mean(axis=0, dtype=np.float64)
+        return numerical_rank(self.sigma, mean, float(np.finfo(np.float32).eps))
 
     @cached_property
     def mean_in_deviations(self) -> float:

@@ -25,7 +25,6 @@ ROUNDED = (
     2 * torch.finfo(torch.float64).eps
 ) ** 2  # of a column's mean square: a variance that float64 itself makes
 UNEVEN = 10.0  # from this ratio of standard deviations on, scaling the columns is worth a second eigenproblem
-TARGET_RANK_TOLERANCE = 1e-10  # relative, of eigenvalues; SGEMM's nearly collinear targets have 4e-6
 SETTLED = 1e-6  # relative, of the error: a doubt below it changes nothing
 
 
@@ -73,28 +72,6 @@ def above_rounding(values: Tensor, basis: Tensor, rounding: Tensor) -> int:
     if share.diagonal().sum() < 1:  # then so is each of its eigenvalues
         return len(values)
     return int((torch.linalg.eigvalsh(share) < 1).sum())
-
-
-def rank_of_targets(sigma: Tensor, mean: Tensor, eps: float) -> int:
-    """Numerical rank of centred targets, each divided by its standard deviation: units do not count.
-
-    Eigenvalues of such correlations count above 1e-10 of the largest, in directions with more variance than 4 times what
-    rounding may give, eps^2 of each column's mean square.
-
-    Args:
-        sigma, mean: covariance (n, n) and mean (n,), float64.
-        eps: of the type that the targets came in.
-    """
-    variance = sigma.diagonal()
-    rounding = eps**2 * (variance + mean.square())
-    alive = variance > rounding
-    if not alive.any():
-        return 0
-    scale = variance[alive].rsqrt()
-    found = spectrum(scale[:, None] * sigma[alive][:, alive] * scale)
-    kept = found.values > TARGET_RANK_TOLERANCE * found.values[0]
-    basis = scale[:, None] * found.vectors[:, kept]
-    return above_rounding(found.values[kept], basis, 4 * rounding[alive])
 
 
 def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFit:
