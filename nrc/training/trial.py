@@ -140,7 +140,7 @@ class Trial:
         words = f"finished in {seconds:.0f} s"
         if self.images:
             result["images_per_second"] = round(self.images / self.training, 1)
-            words += f", {self.images / self.training:.0f} images/s while training"
+            words += f", {result['images_per_second']:.0f} images/s while training"
         if self.run.info["data"]["kind"] == "stand-in":
             words += ", on stand-in data"
         if step < self.clock.total_steps:
