@@ -36,8 +36,7 @@ class Scatter:
     def of(rows: Tensor) -> Scatter:
         """The scatter of float64 rows (N, d) or (K, N, d), N >= 1."""
         mean = rows.mean(-2)
-        centred = rows - mean.unsqueeze(-2)
-        return Scatter(rows.shape[-2], mean, centred.mT @ centred)
+        return Scatter(rows.shape[-2], mean, _gram(rows - mean.unsqueeze(-2)))
 
     def __add__(self, other: Scatter) -> Scatter:
         count = self.count + other.count
@@ -57,6 +56,14 @@ class Scatter:
 
     def to(self, device: torch.device | str) -> Scatter:
         return Scatter(self.count, self.mean.to(device), self.scatter.to(device))
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """X'X of float64 rows (N, d) or (K, N, d). numpy sees one matrix twice and computes one triangle; torch does not."""
+    if rows.ndim > 2 or rows.device.type != "cpu":
+        return rows.mT @ rows
+    array = rows.detach().numpy()
+    return torch.from_numpy(array.T @ array)
 
 
 def _plus(a: Scatter | None, b: Scatter | None) -> Scatter | None:

@@ -68,10 +68,9 @@ def above_rounding(values: Tensor, basis: Tensor, rounding: Tensor) -> int:
     That is the number of directions with more variance than rounding, in whatever coordinates.
     """
     scaled = basis / values.sqrt()
-    share = scaled.T @ _times(rounding, scaled)
-    if share.diagonal().sum() < 1:  # then so is each of its eigenvalues
+    if rounding_along(scaled, rounding).sum() < 1:  # a trace; then so is each eigenvalue
         return len(values)
-    return int((torch.linalg.eigvalsh(share) < 1).sum())
+    return int((torch.linalg.eigvalsh(scaled.T @ _times(rounding, scaled)) < 1).sum())
 
 
 def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFit:
@@ -83,25 +82,27 @@ def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFi
     """
     values, basis = found.values, found.vectors
     floor = eigenvalue_floor(values)
-    kept = values > floor
-    cross = basis.T @ moments.sigma_hy
-    gains = (cross[kept].square().sum(1) / values[kept]).nan_to_num()
-    weight = (cross[kept] / values[kept, None]).T @ basis[:, kept].T
-    left = basis[:, ~kept].T @ (moments.sigma_hy - moments.sigma_h @ weight.T)
+    k = int((values > floor).sum())
+    kept, others = basis[:, :k], basis[:, k:]
+    cross = kept.T @ moments.sigma_hy
+    gains = (cross.square().sum(1) / values[:k]).nan_to_num()
+    weight = (cross / values[:k, None]).T @ kept.T
+    left = others.T @ (moments.sigma_hy - moments.sigma_h @ weight.T)
     limit = RESOLUTION * float(values[0])
-    doubt = float((gains * (limit / values[kept])).sum())
+    doubt = float((gains * (limit / values[:k])).sum())
     if limit > 0:
-        doubt += float((left.square().sum(1) / values[~kept].clamp_min(limit)).sum())
+        doubt += float((left.square().sum(1) / values[k:].clamp_min(limit)).sum())
     error = moments.sigma_y.diagonal().sum() - gains.sum()
     # columns that are constant, as those of dead ReLUs, are directions left over that hold nothing
     constant = int((moments.sigma_h.diagonal() == 0).sum())
-    open_ = int((~kept).sum()) > constant and (rounding_along(basis[:, ~kept], rounding) < floor).any()
+    unresolved = len(values) - k
+    open_ = unresolved > constant and (rounding_along(others, rounding) < floor).any()
     return AffineFit(
         weight,
-        rank=above_rounding(values[kept], basis[:, kept], rounding),
+        rank=above_rounding(values[:k], kept, rounding),
         error=max(float(error), 0.0),
         doubt=doubt,
-        unresolved=int((~kept).sum()),
+        unresolved=unresolved,
         rank_open=bool(open_),
     )
 

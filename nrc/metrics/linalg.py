@@ -128,7 +128,7 @@ def outside(covariance: Tensor, mean: Tensor | None, basis: Tensor) -> float:
     collapsed features is good to about 1e-16 of their mean square.
     """
     left = covariance - basis @ (basis.T @ covariance)
-    total = (left - (left @ basis) @ basis.T).diagonal().sum()
+    total = (left.diagonal() - ((left @ basis) * basis).sum(1)).sum()
     if mean is not None:
         total = total + (mean - basis @ (basis.T @ mean)).square().sum()
     return max(float(total), 0.0)

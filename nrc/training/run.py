@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from nrc.data import RegressionData
@@ -74,6 +75,7 @@ def prepare(settings: RunSettings, device: str, threads: int, resident: str = "a
     if resident not in RESIDENT:
         raise UserError(f"resident is {resident!r}; choose {', '.join(RESIDENT)}")
     torch.set_num_threads(threads)
+    threadpool_limits(threads, "blas")  # numpy's own, in which sums are made
     # reproduction runs are fp32: TF32 would round the products to 10 bits
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True  # a continued run must equal an uninterrupted one
