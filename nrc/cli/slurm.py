@@ -66,7 +66,8 @@ def launching() -> Iterator[None]:
     paths = [str(SOURCE), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     try:
-        yield
+        with stop_signals():  # asked to stop, `Queue` says which job goes on
+            yield
     except FailedJobError as error:  # of sbatch, or of a task before our code began
         lines = [line for line in str(error).splitlines() if line.strip(" -")]
         raise UserError(f"SLURM: {lines[-4] if len(lines) > 4 else lines[-1]}") from None
