@@ -193,6 +193,27 @@ def test_the_pass_is_that_of_the_weights_in_float64(kind):
     assert not any(module._forward_hooks for module in watch.model.modules())
 
 
+def test_at_both_ends_the_best_map_of_strongly_collapsed_features_is_that_of_the_rows():
+    # inputs of very different size, mixed afterwards: directions of the third layer's features that float64 sums lose
+    watch = measurer(MLP(width=16))
+    mix = torch.tensor([[(-1.0) ** (i & j).bit_count() for j in range(16)] for i in range(16)])
+    with torch.no_grad():
+        watch.modules["fc1"].weight.zero_()[:5] = torch.diag(torch.tensor([1.0, 0.5, 2e-8, 2e-8, 1e-8]))
+        watch.modules["fc2"].weight.copy_(mix)
+        watch.modules["fc1"].bias.fill_(5.0)  # every ReLU lets all pass
+        watch.modules["fc2"].bias.copy_(5.0 - 5.0 * mix.sum(1))
+
+    def found(step):
+        return {row[3]: row[6] for row in watch.rows(step) if row[4:6] == ("fc3", "linear_mse")}
+
+    x, y = (np.c_[part.double().numpy()] for part in (watch.train.x, watch.train.y))
+    map_ = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y)[0]  # fc1 and fc2 lose nothing of the inputs
+    expected = {"train": np.mean((np.c_[x, np.ones(len(x))] @ map_ - y) ** 2)}
+    expected["test"] = np.mean((np.c_[x, np.ones(len(x))][:50] @ map_ - y[:50]) ** 2)
+    assert found(0) == pytest.approx(expected, rel=1e-5)
+    assert found(watch.clock.total_steps) == pytest.approx(expected, rel=1e-5)
+
+
 def test_balancedness_of_a_run_is_that_of_the_weights_on_both_sides():
     watch = measurer(MLP(width=16, feature_activation="none"))
     seen = {row[4]: row[6] for row in watch.rows(0) if row[5] == "balancedness"}

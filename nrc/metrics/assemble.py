@@ -159,7 +159,7 @@ def measure_with_reasons(
         )
     moments = _finite(Moments().update(h, y), h, y)
     layer = Layer.of(moments.add_centred(h), weight, bias, rank=rank)
-    return evaluate(replace(layer, rows=(h, y)))
+    return evaluate(layer.with_rows(h, y))
 
 
 def _finite(moments: Moments, h: Tensor, y: Tensor) -> Moments:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrc.arrays import as_tensor
+from nrc.arrays import as_tensor, double
 from nrc.errors import UserError
 from nrc.metrics.fit import (
     AffineFit,
@@ -183,6 +183,11 @@ class Layer:
         w = None if self.weight is None else self.weight.along(basis)
         rounding = (basis.T * self.column_rounding) @ basis
         return replace(self, moments=self.moments.along(basis), weight=w, basis=basis, rounding=rounding)
+
+    def with_rows(self, features: Tensor, targets: Tensor) -> Layer:
+        """The layer with the rows at hand of which its sums are: features (N, columns) and targets (N, n)."""
+        rows = features if self.basis is None else double(features).cpu() @ self.basis
+        return replace(self, rows=(rows, targets))
 
     def read_here(self, weight: Tensor, source: Layer) -> Tensor:
         """A map (n, d) of the coordinates of `source`, as one of the coordinates of this layer."""

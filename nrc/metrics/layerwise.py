@@ -216,6 +216,9 @@ def linear_mse(layer: Layer) -> float:
     if layer.reference is None:
         return layer.fit.error / m.n
     a = layer.read_here(a, source)
+    if layer.rows is not None:
+        h, y = (double(part).cpu() for part in layer.rows)
+        return float((h @ a.T + b - y).square().mean())
     error = squared_error(m, a, b)
     # A Sigma A' loses what its large terms take from each other
     largest = float((a.abs() @ m.sigma_h.diagonal().sqrt()).square().sum())

@@ -3,6 +3,8 @@
 Networks on tables are measured by a forward pass in float64, so that the metrics are those of the weights: the
 rounding of a float32 pass alone gives an NRC1 of about 1e-14 (see `nrc.metrics.last_layer.nrc1_floor`). What counts
 as a direction is still judged by the precision of the network's own type. Image networks run in their own type.
+At the start and the end of a run on a table the rows are kept as well, for what sums of strongly collapsed features
+leave undecided.
 """
 
 import logging
@@ -36,15 +38,21 @@ from nrc.training.settings import Measure
 log = logging.getLogger(__name__)
 Row = tuple[float, int, float, str, str, str, float]
 Collected = dict[str, Moments]
+Rows = tuple[Tensor, Tensor]
 
 
 class Pass(NamedTuple):
     """What one measurement reads off the data: the moments of all layers on both parts, and z = W h, the
-    predictions without the output bias, of the train rows (N, n)."""
+    predictions without the output bias, of the train rows (N, n).
+
+    `rows`: of some layers the features and targets (train, test) themselves, which the best affine map of strongly
+    collapsed features takes (`nrc.metrics.fit`).
+    """
 
     train: Collected
     test: Collected
     scores: Tensor
+    rows: dict[str, tuple[Rows, Rows]]
 
 
 CHUNK, IMAGES = 4096, 256  # rows, or images, per forward pass while measuring
@@ -126,11 +134,14 @@ class Measurer:
             log.warning(f"layer '{name}' {self.undefined[name]}")
         return [name for name in self.modules if name not in wide]
 
-    def collect(self) -> Pass:
-        """What is read off the train and the test part now."""
+    def collect(self, *, keep: bool = False) -> Pass:
+        """What is read off the train and the test part now; with `keep`, rows of tables too, as far as memory goes."""
         if self.exact:
-            train, scores = self._sums(self.train, last=True)
-            return Pass(train, self._sums(self.test, last=False)[0], scores)
+            train, scores, kept = self._sums(self.train, last=True, keep=keep)
+            test, _, held_out = self._sums(self.test, last=False, keep=keep)
+            return Pass(
+                train, test, scores, {name: (kept[name], held_out[name]) for name in held_out if name in kept}
+            )
         outputs: list[Tensor] = []
         handle = self.modules[self.head].register_forward_hook(lambda _, args, out: outputs.append(out))
         try:
@@ -149,13 +160,14 @@ class Measurer:
         scores = torch.cat(outputs).double()
         # errors alone: no second pass
         test = collect(self.model, self.test, self.layers, keep_bytes=0, positions=self.positions, trust=True)
-        return Pass(train, test, scores - bias.to(scores.device))
+        return Pass(train, test, scores - bias.to(scores.device), {})
 
-    def _sums(self, batches: Batches, *, last: bool) -> tuple[Collected, Tensor]:
-        """Moments of all layers and z = W h, by the network's numbers in float64.
+    def _sums(self, batches: Batches, *, last: bool, keep: bool) -> tuple[Collected, Tensor, dict[str, Rows]]:
+        """Moments of all layers, z = W h, and of some layers the rows, by the network's numbers in float64.
 
         Args:
             last: also sum the directions of the last layer's features, which NRC1 and NRC2 are of.
+            keep: return the rows of all layers if they fit into memory, else of none.
         """
         numbers = {
             name: t.detach() for name, t in (*self.model.named_parameters(), *self.model.named_buffers())
@@ -166,6 +178,8 @@ class Measurer:
         seen: dict[str, Tensor] = {}
         kept: list[Tensor] = []
         scores: list[Tensor] = []
+        rows: dict[str, list[Tensor]] = {name: [] for name in self.layers if keep}
+        held = 0
 
         def reader(name: str) -> Callable[..., None]:
             def read(_: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
@@ -185,6 +199,11 @@ class Measurer:
                         moments.update(seen[name], y)
                     scores.append(seen[self.head] @ weight.T)
                     kept += [seen[self.head]] if last and fits else []
+                    for name in rows:
+                        rows[name].append(seen[name])
+                        held += seen[name].nbytes
+                    if held > KEEP_BYTES:
+                        rows.clear()
         finally:
             for hook in hooks:
                 hook.remove()
@@ -195,7 +214,8 @@ class Measurer:
                 head.add_centred(features)
         for moments in sums.values():
             moments.feature_eps = self.eps
-        return sums, torch.cat(scores)
+        y = batches.targets
+        return sums, torch.cat(scores), {name: (torch.cat(parts), y) for name, parts in rows.items()}
 
     def rows(self, step: int) -> list[Row]:
         """Measure now; rows in the order of `record.COLUMNS`.
@@ -203,12 +223,13 @@ class Measurer:
         Raises:
             Diverged: features or weights are not finite.
         """
-        train, test, scores = self.collect()
+        ends = step in (0, self.clock.total_steps)
+        train, test, scores, kept = self.collect(keep=ends)
         sums = [*train.values(), *test.values()]
         if not all(m.finite for m in sums) or not all(p.isfinite().all() for p in self.model.parameters()):
             raise Diverged(step)
         when = (self.clock.epoch_at(step), step, self.clock.tau_at(step))
-        left_out = {"mse", "r2"} | (AT_ENDS if 0 < step < self.clock.total_steps else set())
+        left_out = {"mse", "r2"} | (set() if ends else AT_ENDS)
         rows: list[Row] = []
         for name in self.layers:
             is_head = name == self.head
@@ -216,6 +237,11 @@ class Measurer:
             here, held_out = layers_of(
                 [train[name], test[name]], weight, bias, maps_to_targets=is_head, maker=self._maker(name)
             )
+            if name in kept:
+                here, held_out = (
+                    layer.with_rows(*part) for layer, part in zip((here, held_out), kept[name], strict=True)
+                )
+                held_out = replace(held_out, reference=here)
             wanted = [m for m in (METRICS if is_head else HIDDEN) if m not in left_out]
             values = evaluate(here, wanted)
             if is_head:
