@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from nrc.metrics import measure_with_reasons
+from nrc.metrics import measure_moments, measure_with_reasons
+from nrc.moments import Moments
 
 mp.mp.dps = 60
 
@@ -176,6 +177,12 @@ def collapsed(rng, n, d, t):
     return (rng.normal(size=(n, d)) * size) @ q + rng.normal(size=d)
 
 
+def hidden_direction(rng, n, d, t):
+    q = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    size = np.r_[np.ones(d - 1), 10 ** rng.uniform(-13, -5)]
+    return (rng.normal(size=(n, d)) * size) @ q + rng.normal(size=d) * rng.integers(0, 2)
+
+
 def low_rank(rng, n, d, t):
     k = max(1, min(t - 1, d - 1))
     return rng.normal(size=(n, k)) @ rng.normal(size=(k, d))
@@ -212,7 +219,16 @@ def constant(rng, n, d, t):
 
 
 KINDS = (
-    *(well_off, about_a_mean, graded_columns, graded_directions, collapsed, low_rank, with_zeros),
+    *(
+        well_off,
+        about_a_mean,
+        graded_columns,
+        graded_directions,
+        collapsed,
+        low_rank,
+        with_zeros,
+        hidden_direction,
+    ),
     *(duplicate_columns, constant_column, tiny, large, constant),
 )
 
@@ -233,14 +249,25 @@ def case(number):
     return kind.__name__, dtype, h, y, w, rng.normal(size=t)
 
 
-def judge(numbers):
+def of_rows(h, y, w, b):
+    return measure_with_reasons(h, y, w, bias=b)
+
+
+def of_sums(h, y, w, b):
+    """As `collect` and the monitor measure, which do not keep the rows."""
+    half = len(h) // 2
+    moments = Moments().update(h[:half], y[:half]).update(h[half:], y[half:])
+    return measure_moments(moments.add_centred(h), w, bias=b)
+
+
+def judge(numbers, measured=of_rows):
     """Counts of values right, of NaN with a reason, and the list of those that are silently off."""
     counts, off = Counter(), []
     for number in numbers:
         kind, dtype, h, y, w, b = case(number)
         h64, y64, w64 = (a.double().numpy() for a in (h, y, w))
         truth = exact(h64, y64, w64, b)
-        found = measure_with_reasons(h, y, w, bias=b)
+        found = measured(h, y, w, b)
         size = scales(h64, y64, w64, b, truth)
         for name, value in found.values.items():
             if math.isnan(value):
@@ -252,23 +279,30 @@ def judge(numbers):
                 off.append((number, kind, dtype, name, value, "no value by its definition"))
             elif name in truth:
                 want = float(truth[name])
-                good = abs(value - want) <= TOLERANCE * abs(want) + ABSOLUTE * size.get(name, 0.0)
+                share = TOLERANCE
+                if (
+                    name == "linear_mse" and measured is of_sums
+                ):  # which leave out what they do not resolve, by its docstring
+                    share = 0.01 + 2 * h.shape[1] / len(h)
+                good = abs(value - want) <= share * abs(want) + ABSOLUTE * size.get(name, 0.0)
                 counts["right" if good else "off"] += 1
                 if not good:
                     off.append((number, kind, dtype, name, value, want))
     return counts, off
 
 
+@pytest.mark.parametrize("measured", [of_rows, of_sums])
 @pytest.mark.parametrize("part", range(6))
-def test_values_are_right_or_said_to_be_undefined(part):
-    counts, off = judge(range(10 * part, 10 * part + 10))
+def test_values_are_right_or_said_to_be_undefined(part, measured):
+    counts, off = judge(range(10 * part, 10 * part + 10), measured)
     assert not off, off[:5]
     assert counts["right"] > 100
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("measured", [of_rows, of_sums])
 @pytest.mark.parametrize("part", range(20))
-def test_a_thousand_inputs(part):
-    counts, off = judge(range(1000 + 50 * part, 1050 + 50 * part))
+def test_a_thousand_inputs(part, measured):
+    counts, off = judge(range(1000 + 50 * part, 1050 + 50 * part), measured)
     assert not off, off[:5]
     assert counts["right"] > 500

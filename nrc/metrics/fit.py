@@ -93,8 +93,12 @@ def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFi
     if limit > 0:
         # A direction left over explains |left|^2 over its variance, which may be as small as the rounding of its columns.
         # Half an ulp at either side makes variances of eps^2/12 down to eps^2/48, by the mantissa.
-        least = (rounding_along(others, rounding) / 48).clamp_min((len(values) * 2.3e-16) ** 2 * float(values[0]))
-        noise = RESOLUTION * limit * moments.sigma_y.diagonal().sum()  # what the sums themselves make of |left|^2
+        least = (rounding_along(others, rounding) / 48).clamp_min(
+            (len(values) * 2.3e-16) ** 2 * float(values[0])
+        )
+        noise = (
+            RESOLUTION * limit * moments.sigma_y.diagonal().sum()
+        )  # what the sums themselves make of |left|^2
         doubt += float(((left.square().sum(1) - noise).clamp_min(0.0) / least).sum())
     error = moments.sigma_y.diagonal().sum() - gains.sum()
     # columns that are constant, as those of dead ReLUs, are directions left over that hold nothing

@@ -206,8 +206,8 @@ def linear_mse(layer: Layer) -> float:
     """MSE of the best affine map H -> Y: Tr(Sigma_Y - Sigma_YH Sigma_H^+ Sigma_HY)/t. CPAL 2026.
 
     [0, inf), unit of y^2; 0 is a perfect fit, good to 1e-15 of the targets' variance. Least squares on the numbers as
-    they are; from moments alone, directions below 2e-16 d of the largest variance are left out, and where that may
-    matter it is undefined (see `nrc.metrics.fit`). With `linear_map_from` the map is fitted
+    they are; from moments alone, k directions below 2e-16 d of the largest variance are left out, and where they may
+    explain more of the error than 1 % and twice the share k/N of chance, it is undefined (see `nrc.metrics.fit`). With `linear_map_from` the map is fitted
     there and judged on these moments. Equal to the model's own MSE where a layer already holds the prediction.
     """
     source = layer.reference or layer
@@ -245,7 +245,10 @@ def linear_mse_uncentred(layer: Layer) -> float:
 
 
 def feature_rank(layer: Layer) -> float:
-    """Number of directions of the centred features that are more than rounding (see `nrc.metrics.fit`). 0..d."""
+    """Number of directions of the centred features that are more than rounding (see `nrc.metrics.fit`). 0..d.
+
+    From moments alone a direction also needs a variance above 2e-16 d of the largest, which counts for float64 features.
+    """
     return float(layer.feature_rank)
 
 
