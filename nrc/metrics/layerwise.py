@@ -206,8 +206,9 @@ def linear_mse(layer: Layer) -> float:
     """MSE of the best affine map H -> Y: Tr(Sigma_Y - Sigma_YH Sigma_H^+ Sigma_HY)/t. CPAL 2026.
 
     [0, inf), unit of y^2; 0 is a perfect fit, good to 1e-15 of the targets' variance. Least squares on the numbers as
-    they are; from moments alone, k directions below 2e-16 d of the largest variance are left out, and where they may
-    explain more of the error than 1 % and twice the share k/N of chance, it is undefined (see `nrc.metrics.fit`). With `linear_map_from` the map is fitted
+    they are; float64 holds a direction of size s beside others of size 1 to 1e-16/s. From moments alone, k directions
+    below 2e-16 d of the largest variance are left out; where they may explain more of the error than 1 % and twice the
+    share k/N of chance, it is undefined (see `nrc.metrics.fit`). With `linear_map_from` the map is fitted
     there and judged on these moments. Equal to the model's own MSE where a layer already holds the prediction.
     """
     source = layer.reference or layer
