@@ -282,6 +282,10 @@ def test_a_sweep_of_ones_own_expands_as_in_a_multirun() -> None:
     places = {str(m.directory): (m.settings.optim.weight_decay, m.settings.seed) for m in members}
     root = "outputs/train-quick/swimmer"
     assert places == {f"{root}/wd={d}/seed={s}": (float(d), s) for d in ("0", "0.001") for s in (0, 1)}
+    asked = config.members_of(["data=swimmer", "threads=3", "tensorboard=true", "resident=stream"])[0]
+    assert (asked.threads, asked.tensorboard, asked.resident) == (3, True, "stream")
+    with pytest.raises(UserError, match="resident is 'host'; choose auto, device, stream"):
+        config.members_of(["data=swimmer", "resident=host"])
     fewer = config.members_of(["experiment=prevalence", "seed=4"])  # in place of the experiment's seeds
     assert {m.settings.seed for m in fewer} == {4} and len(fewer) == 2
     rates = config.members_of(["optim.lr=0.05,0.1", "hydra.sweep.dir=elsewhere/${optim.lr}"])

@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from nrc import Moments
-from nrc.data import LowRank, RegressionData, standardise, train_test_split_indices
+from nrc.data import Carla, LowRank, RegressionData, Table, UTKFace, standardise, train_test_split_indices
 from nrc.data.base import mean_in_deviations, standardised
 from nrc.data.settings import moved_targets
 from nrc.errors import UserError
@@ -288,6 +288,17 @@ def test_a_variant_is_told_in_fields_and_has_a_folder(changes: dict[str, Any], n
     data = settings.load()
     assert settings.data_name == data.name == name and data.dataset == "low_rank"
     assert data.facts()["variant"] == settings.variant == changes
+
+
+def test_a_moved_target_of_a_file_is_told_beside_the_file() -> None:
+    moved = {"target_mean": 2.0, "target_scale": 0.5}
+    for data, expected in (
+        (Carla(**moved), moved),
+        (Carla(name="my-town", path="SeqTrain", **moved), {"file": "SeqTrain", **moved}),
+        (UTKFace(path="faces.zip", target_scale=0.5), {"file": "faces", "target_scale": 0.5}),
+        (Table(path="a.csv", targets=["y"], **moved), {"file": "a", **moved}),
+    ):
+        assert data.variant == expected
 
 
 @pytest.mark.parametrize(

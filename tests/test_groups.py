@@ -133,6 +133,8 @@ def test_the_table_prints_draws_and_becomes_a_frame():
         list(frame.index.names) == ["group", "layer"]
         and frame.loc[("left", "2"), "mse"] == table.groups["left"]["2"]["mse"]
     )
+    with pytest.raises(UserError, match="a group is named 'all'"):
+        Table(table, groups={"all": table}).to_frame()
     whole = Table(table).to_frame()
     assert list(whole.index) == ["0", "2"] and whole.loc["0", "noise"] == table["0"]["noise"]
     ax = table.plot(["noise", "cka"])

@@ -152,6 +152,38 @@ def test_the_head_may_be_named():
     assert nrc.collect(model, data, head="h").head == "h"
 
 
+def test_a_model_that_is_a_layer_itself_may_be_named_by_its_empty_name():
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 2)
+    data = [(torch.randn(50, 4), torch.randn(50, 2))]
+    monitor = nrc.CollapseMonitor(layer, head="", output=lambda out: 2 * out)
+    alone = monitor.measure(data)[""]
+    child = nrc.CollapseMonitor(nn.Sequential(layer), head="0", output=lambda out: 2 * out).measure(data)["0"]
+    assert monitor.head == "" and "head the model itself" in str(monitor)
+    assert alone["nrc2"] == child["nrc2"] and alone["mse"] == child["mse"]
+
+
+class Pooled(nn.Module):
+    """Predicts by a 1x1 convolution whose maps are averaged one axis after the other."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, outputs, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x).relu()).mean(2).mean(2)
+
+
+def test_some_outputs_of_a_head_whose_maps_are_averaged():
+    torch.manual_seed(1)
+    data = [(torch.randn(40, 3, 8, 8), torch.randn(40, 2))]
+    for model, outputs in ((Pooled(2), None), (Pooled(4), [0, 1])):
+        monitor = nrc.CollapseMonitor(model, outputs=outputs)
+        table = monitor.measure(data)
+        assert monitor.head == "head" and table["head"]["nrc2"] > 0
+
+
 @pytest.mark.parametrize(
     ("head", "words"),
     [

@@ -93,6 +93,13 @@ def test_separate_runs_take_the_cores_or_one_gpu_each() -> None:
     assert set(_seats(gpus=0, workers=None)) == {None}
 
 
+def test_workers_with_several_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nrc.training.pool.cores", lambda: 8)
+    assert [len(_seats(0, None, threads)) for threads in (1, 3, 8, 20)] == [8, 2, 1, 1]
+    assert len(_seats(0, 5, 8)) == 5  # as asked
+    assert len(_seats(2, None, 8)) == 2
+
+
 def test_a_run_costs_its_steps_times_rows_times_parameters() -> None:
     def of(model: object, epochs: int, n: int = 1000) -> float:
         return cost(

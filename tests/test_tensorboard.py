@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ def test_the_curves_hold_the_rows_of_the_csv(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed (pip install 'nrc[tensorboard]')")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    threads = threading.active_count()
     fit(SETTINGS, tmp_path, tensorboard=True)
+    assert threading.active_count() == threads  # the writer is closed
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     found = {

@@ -20,6 +20,7 @@ from nrc.cli.cost import cost
 from nrc.errors import UserError
 from nrc.places import ROOT
 from nrc.training import Measure, Optim, Protocol, RunSettings
+from nrc.training.placement import check_resident
 from nrc.training.pool import Member
 
 MULTIRUN = "hydra.mode=MULTIRUN"
@@ -187,6 +188,7 @@ def run_settings(cfg: DictConfig, overrides: Iterable[str] = ()) -> RunSettings:
     for name in ("debug", "tensorboard", "keep_weights"):
         if type(cfg[name]) is not bool:
             raise UserError(f"{name} is {cfg[name]!r}; it must be true or false")
+    check_resident(cfg.resident)
     if cfg.name is None or not str(cfg.name).strip():
         raise UserError(f"name is {cfg.name!r}; give the folder below outputs/ a name")
     experiment = None if cfg.experiment is None else typed(Experiment, cfg.experiment, "experiment")
@@ -202,6 +204,12 @@ def run_settings(cfg: DictConfig, overrides: Iterable[str] = ()) -> RunSettings:
         overrides=tuple({text.partition("=")[0]: text for text in overrides}.values()),
         keep_weights=cfg.keep_weights,
     )
+
+
+def member_of(cfg: DictConfig, place: Path, overrides: Iterable[str] = ()) -> Member:
+    """The member of a sweep that a whole config describes, with its directory; arguments as for `run_settings`."""
+    settings = run_settings(cfg, overrides)
+    return Member(settings, place, cost(settings), cfg.threads, cfg.tensorboard, cfg.resident)
 
 
 @lru_cache(maxsize=256)
@@ -250,9 +258,8 @@ def members_of(
             with open_dict(cfg):
                 del cfg["hydra"]
             typed_in = [text for text in (*overrides, *member) if not text.startswith(("hydra.", "hydra/"))]
-            settings = run_settings(cfg, typed_in)
-            found = members.setdefault(place, Member(settings, place, cost(settings)))
-            if found.settings != settings:
+            made = member_of(cfg, place, typed_in)
+            if members.setdefault(place, made).settings != made.settings:
                 raise UserError(
                     f"two runs of the sweep share {place}; tell them apart, say by 'hydra.sweep.dir=outputs/rates/${{optim.lr}}'"
                 )

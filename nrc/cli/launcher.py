@@ -14,11 +14,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from nrc.cli import config, console
-from nrc.cli.cost import cost
 from nrc.errors import UserError
-from nrc.training.members import Member, cores
+from nrc.training.members import Member
 from nrc.training.pool import run_all
-from nrc.training.stopping import Interrupted
+from nrc.training.stopping import Interrupted, stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +44,11 @@ def launch(
     """
     found = members(launcher, job_overrides, initial_job_idx)
     outcomes: dict[Path, str] = {}
-    for device in dict.fromkeys(cfg.device for cfg, _ in found):  # mostly one
-        part = list({m.directory: m for cfg, m in found if cfg.device == device}.values())
-        workers = launcher.n_jobs if (launcher.n_jobs or 0) > 0 else None  # -1: all, as for joblib
-        if workers is None and device == "cpu":
-            workers = max(1, cores() // max(member.threads for member in part))
-        outcomes |= run_all(part, workers=workers, device=device)
+    with stop_signals():  # asked once, no other device begins
+        for device in dict.fromkeys(cfg.device for cfg, _ in found):  # mostly one
+            part = list({m.directory: m for cfg, m in found if cfg.device == device}.values())
+            workers = launcher.n_jobs if (launcher.n_jobs or 0) > 0 else None  # -1: all, as for joblib
+            outcomes |= run_all(part, workers=workers, device=device)
     count = {how: list(outcomes.values()).count(how) for how in ("finished", "skipped", "interrupted")}
     if count["interrupted"]:
         raise Interrupted(
@@ -86,10 +84,9 @@ def members(
             task = cfg.copy()
             with open_dict(task):
                 del task["hydra"]
-            settings = config.run_settings(task, _as_typed(launcher.config, cfg))
-            member = Member(settings, place, cost(settings), cfg.threads, cfg.tensorboard)
+            member = config.member_of(task, place, _as_typed(launcher.config, cfg))
             first = places.setdefault(place, len(found))
-            if first < len(found) and found[first][1].settings != settings:
+            if first < len(found) and found[first][1].settings != member.settings:
                 before = job_overrides[first]
                 raise UserError(f"two runs of the sweep share {place}; {_apart(before, overrides)}")
             found.append((cfg, member))

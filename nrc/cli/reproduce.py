@@ -116,7 +116,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.dataset == "sgemm" and not args.sgemm:
         raise UserError(
-            "sgemm needs its file: --sgemm FILE, or make ... SGEMM=FILE (README, 'Figures', says which)"
+            "sgemm needs its file: --sgemm FILE, or make ... SGEMM=FILE (docs/sgemm.md says which)"
         )
 
     if archive.mark(args.outputs) is not None:

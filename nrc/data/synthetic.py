@@ -64,7 +64,7 @@ class LowRank(DataSource):
 
     @property
     def expected_rows(self) -> int:
-        """Rows in all."""
+        """Rows in all, a few more than the train rows."""
         return min(self.n, self.limit or self.n)
 
     @property

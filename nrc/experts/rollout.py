@@ -1,4 +1,4 @@
-"""Run a policy in its Gymnasium environment, and what the targets it leaves look like."""
+"""Run a policy in its Gymnasium environment."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nrc.errors import UserError
@@ -42,6 +43,7 @@ class Collected(dict[str, Moments]):
         weights: label -> the weight and bias that the layer applied.
         outputs: the rows of the head's weight that predict the targets; None: all.
         groups: name of a group -> the same of its rows alone.
+        rows: of the last measured layer the features (N, d) and targets (N, n), if they were kept (`keep_bytes`).
     """
 
     def __init__(
@@ -55,11 +57,12 @@ class Collected(dict[str, Moments]):
         weights: Mapping[str, Applied] | None = None,
         outputs: Sequence[int] | None = None,
         groups: Mapping[Hashable, Collected] | None = None,
+        rows: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         super().__init__(moments)
         self.skipped, self.head, self.error = dict(skipped), head, error
         self.no_prediction, self.weights, self.outputs = no_prediction, dict(weights or {}), outputs
-        self.groups = dict(groups or {})
+        self.groups, self.rows = dict(groups or {}), dict(rows or {})
 
 
 def collect(
@@ -104,8 +107,8 @@ def collect(
         groups: labels of the samples: (N,) in the order of the batches, or a function of a batch that gives (B,).
             Each group gets moments of its own: `Collected.groups`.
         max_features: a wider layer is left out unless `layers` or `head` names it; d features take 16 d^2 bytes.
-        keep_bytes: the last layer's features are kept up to this size, for `nrc1_centred`, which needs their
-            mean first.
+        keep_bytes: the last layer's features are kept up to this size, for `nrc1_centred`, which needs their mean
+            first, and for what the sums of strongly collapsed features leave undecided, as in `linear_mse`.
         positions: "pool" averages maps (B, c, h, w) over positions; "all" takes every position as a sample,
             with its image's targets.
         all_ranks: inside torch.distributed put the moments of all ranks together, each over its own batches; every
@@ -208,7 +211,7 @@ class Reader:
         made = prediction.maker
         if made not in moments or read.weights.get(made, KNOWN).reason:
             made = None  # its W h + b is not the output, or there is no such W
-        head = self.head or made
+        head = made if self.head is None else self.head
         own = head is not None and head == made  # mse is then that of W h + b
         shared: dict[str, Any] = {
             "no_prediction": prediction.reason, "weights": read.weights, "outputs": self.outputs,
@@ -220,7 +223,11 @@ class Reader:
             )
             for name, found in read.groups.items()
         }  # fmt: skip
-        return Collected(moments, skipped, head, None if own else prediction.error, groups=parts, **shared)
+        rows = {}
+        if read.kept and read.last in moments and not several:  # each rank has its own alone
+            rows[read.last] = torch.cat([h for h, _ in read.kept]), torch.cat([y for _, y in read.kept])
+        of_network = None if own else prediction.error
+        return Collected(moments, skipped, head, of_network, groups=parts, rows=rows, **shared)
 
     def _pass(self, batches: Iterable[Any], keep_bytes: int, groups: Any) -> FeatureHooks:
         network = unwrapped(self.model)
@@ -436,7 +443,7 @@ def measure_splits(
     """
     first = next(iter(splits.values()))
     pass_ = first if isinstance(first, Collected) else Collected(first, {}, None, None)
-    judged = pass_.head or list(first)[-1]
+    judged = list(first)[-1] if pass_.head is None else pass_.head
     chosen = None if only is None else list(only)
     table: dict[str, dict[str, Metrics]] = {split: {} for split in splits}
     # in training mode the mere read of a spectral-normed weight changes it, and an adapter's is not merged
@@ -455,6 +462,8 @@ def measure_splits(
                 )
                 for split, layer in zip(here, layers, strict=True):
                     moments = splits[split]
+                    if isinstance(moments, Collected) and label in moments.rows:
+                        layer = layer.with_rows(*moments.rows[label])
                     if label == judged and isinstance(moments, Collected):
                         layer = replace(layer, error=moments.error)
                     found = evaluate(layer, chosen)

@@ -31,7 +31,7 @@ class Read:
         groups: name of a group -> label -> moments.
         weights: label -> the weight that it applied.
         skipped: label -> why it has no moments.
-        kept: the last layer's features, for their directions about the mean; None: too many.
+        kept: the last layer's features and targets, batch by batch, for what sums do not tell; None: too many.
     """
 
     moments: dict[str, Moments] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Read:
     ran: Counter[str] = field(default_factory=Counter)
     batches: int = 0
     last: str = ""
-    kept: list[Tensor] | None = field(default_factory=list)
+    kept: list[tuple[Tensor, Tensor]] | None = field(default_factory=list)
 
 
 class FeatureHooks:
@@ -220,7 +220,7 @@ class FeatureHooks:
             return
         if not self._may_read(label, module):
             return
-        made, n = plain(out), batch.y.shape[-1]
+        made, n, pooled = plain(out), batch.y.shape[-1], False
         outputs = self.prediction.columns
         if isinstance(module, CONVOLUTIONS):
             if set(module.kernel_size) != {1} or set(module.stride) != {1} or made.ndim < 3:
@@ -229,7 +229,6 @@ class FeatureHooks:
             if made.shape[:-1] != batch.y.shape[:-1]:
                 pooled = made[0, ..., 0].numel() > 1
                 made = made.mean(tuple(range(1, made.ndim - 1)))
-                made.pooled = pooled  # type: ignore[attr-defined]
         if made.shape[-1] != n and (outputs is None or made.shape[-1] <= max(outputs)):
             batch.later.pop(label, None)
             if label in batch.reasons:
@@ -238,7 +237,7 @@ class FeatureHooks:
         if outputs is not None and made.shape[-1] > max(outputs):
             made = made[..., list(outputs)]
         kept = made.clone()  # something may be added to it in place
-        kept.pooled = getattr(made, "pooled", False)  # type: ignore[attr-defined]
+        kept.pooled = pooled  # type: ignore[attr-defined]
         if label in batch.later:
             batch.later[label] = batch.later[label][0], kept
         else:
@@ -290,18 +289,18 @@ class FeatureHooks:
                 here = codes == code
                 moments = read.groups.setdefault(names[code], {}).setdefault(label, Moments())
                 moments.update(x[here.to(x.device)], y[here])
-        self._keep(label, x)
+        self._keep(label, x, y)
 
-    def _keep(self, label: str, x: Tensor) -> None:
+    def _keep(self, label: str, x: Tensor, y: Tensor) -> None:
         read = self.read
         if self._first_batch and (read.last != self._head or not read.last):
             read.last = label
             read.kept = [] if self._budget else None
         if label == read.last and read.kept is not None:
-            if sum(k.nbytes for k in read.kept) + x.nbytes > self._budget:
+            if sum(k.nbytes for k, _ in read.kept) + x.nbytes > self._budget:
                 read.kept, self._budget = None, 0
             else:
-                read.kept.append(x.clone())
+                read.kept.append((x.clone(), y.clone()))
 
     def _codes(self, groups: Any, y: Tensor) -> Tensor:
         """Labels of a batch as whole numbers (B, ...) beside the targets' rows."""
@@ -434,6 +433,6 @@ def finish(read: Read, keep_bytes: int, centre: Tensor | None = None) -> dict[st
     if read.kept is not None and read.last in read.moments:
         last = read.moments[read.last]
         last.centre = last.mean_h if centre is None else centre.to(last.mean_h.device)
-        for rows in read.kept:
+        for rows, _ in read.kept:
             last.add_centred(rows)
     return read.moments

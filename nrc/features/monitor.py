@@ -93,7 +93,8 @@ class CollapseMonitor:
         return table
 
     def __str__(self) -> str:
-        lines = [f"CollapseMonitor of {type(self.model).__name__}, head {self.head or 'none'}"]
+        head = "none" if self.head is None else self.head or "the model itself"
+        lines = [f"CollapseMonitor of {type(self.model).__name__}, head {head}"]
         lines.append(
             str(self.table) if self.table else "not measured yet: monitor.measure([(inputs, targets)])"
         )

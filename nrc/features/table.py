@@ -58,6 +58,8 @@ class Table(dict[str, dict[str, float]]):
         whole = pd.DataFrame.from_dict(dict(self), orient="index").rename_axis("layer")
         if not self.groups:
             return whole
+        if "all" in self.groups:
+            raise UserError("a group is named 'all', as the rows of all groups are; give it another label")
         parts = {"all": whole} | {name: table.to_frame() for name, table in self.groups.items()}
         return pd.concat(parts, names=["group"])
 

@@ -120,11 +120,11 @@ def measure_moments(
     Args:
         moments: from `nrc.features.collect` or `Moments.update`.
         weight: (out, d), (c_out, d, kh, kw), a `weight_spectrum` of either, or None.
-        bias: (out,); None means unknown: mse and r2 then use the optimal b = ybar - W hbar. Zeros for a
-        bias-free layer. rank: number of target directions r for noise and alignments; None: numerical rank of
-        the targets. maps_to_targets: False when a weight with n outputs is not the model's last one; None:
-        True if out == n. linear_map_from: moments of the training set when `moments` are held-out: the linear
-        map of linear_mse is
+        bias: (out,), zeros for a layer without one; None means unknown: mse and r2 then use the optimal
+            b = ybar - W hbar.
+        rank: number of target directions r for noise and alignments; None: numerical rank of the targets.
+        maps_to_targets: False when a weight with n outputs is not the model's last one; None: True if out == n.
+        linear_map_from: moments of the training set when `moments` are held-out: the linear map of linear_mse is
             fitted there, and NRC3 takes its Sigma from there, as the paper does.
         only: names of the metrics wanted; None: all.
 

@@ -25,7 +25,7 @@ import nrc
 from nrc.errors import UserError
 from nrc.places import PROTOCOLS, ROOT
 from nrc.runs.directory import read_info, write_json
-from nrc.runs.files import atomic, sha256
+from nrc.runs.files import atomic, lock, sha256
 
 HOME = ROOT / "data" / "archive"
 MARK = "archive.json"  # in a folder of unpacked runs
@@ -125,14 +125,27 @@ def unpacked(target: Path, protocol: str = "quick", home: Path = HOME) -> Path:
     """
     file, listed = home / f"{protocol}.tar.xz", home / f"{protocol}.json"
     manifest = _manifest(listed)
-    before = mark(target)
-    if before is not None and before.get("sha256") == manifest["sha256"]:
+
+    def there() -> bool:
+        before = mark(target)
+        return before is not None and before.get("sha256") == manifest["sha256"]
+
+    if there():
         return target
-    if before is None and target.exists() and any(target.iterdir()):
+    if mark(target) is None and target.exists() and any(target.iterdir()):
         raise UserError(f"{target} holds something else than archived runs; move it away")
     if not file.exists() or sha256(file) != manifest["sha256"]:
         what = "is damaged: its sha256 is not the one in" if file.exists() else "is missing beside"
         raise UserError(f"{file} {what} {listed.name}; {GET_IT}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with lock(target.with_name(f".{target.name}.lock"), wait=-1):
+        if not there():  # nor made by another process meanwhile
+            _unpack(file, target, manifest)
+    return target
+
+
+def _unpack(file: Path, target: Path, manifest: dict[str, Any]) -> None:
+    """Put what the archive holds in the place of `target`."""
     part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -146,7 +159,6 @@ def unpacked(target: Path, protocol: str = "quick", home: Path = HOME) -> Path:
         part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return target
 
 
 def mark(outputs: Path) -> dict[str, Any] | None:

@@ -30,6 +30,7 @@ import torch
 import yaml
 
 from nrc.errors import UserError
+from nrc.places import CARRIED, ROOT
 from nrc.runs import checkpoint
 from nrc.runs.files import atomic, lock, size, writing
 
@@ -45,12 +46,11 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 def environment(device: str) -> dict[str, Any]:
     """Versions, commit and machine facts stored with every run."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except OSError:  # no git on this machine
-        commit = ""
+    commit = ""
+    if ROOT != CARRIED:  # an installed package has none, though it may lie inside somebody's repository
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+        with contextlib.suppress(OSError):  # no git on this machine
+            commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

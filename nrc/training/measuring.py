@@ -218,7 +218,7 @@ class Measurer:
         return sums, torch.cat(scores), {name: (torch.cat(parts), y) for name, parts in rows.items()}
 
     def rows(self, step: int) -> list[Row]:
-        """Measure now; rows in the order of `record.COLUMNS`.
+        """Measure now; rows in the order of `nrc.runs.directory.COLUMNS`.
 
         Raises:
             Diverged: features or weights are not finite.
@@ -331,7 +331,8 @@ class Measurer:
         return (outputs.T @ outputs / len(outputs)).cpu()
 
     def snapshots(self) -> dict[str, np.ndarray]:
-        """Feature layer and output weights at both ends, targets, Sigma, and mean of (W h)(W h)^T, all in fp64."""
+        """Feature layer and output weights at both ends, targets, Sigma, and mean of (W h)(W h)^T. Features and weights are of
+        the network's type, the others float64."""
         y = self.train.targets.cpu().double()
         centred = y - y.mean(0)
         arrays = self.start | self._snapshot("end")

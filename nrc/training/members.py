@@ -18,6 +18,7 @@ class Member:
         cost: its time in any unit, for the order and the progress.
         threads: CPU threads, as for `fit`; a stack has one.
         tensorboard: as for `fit`; a member that wants the curves is not stacked.
+        resident: as for `fit`.
         rank: those of a smaller rank run first.
     """
 
@@ -26,6 +27,7 @@ class Member:
     cost: float = 1.0
     threads: int = 1
     tensorboard: bool = False
+    resident: str = "auto"
     rank: int = 0
 
 

@@ -29,6 +29,12 @@ class Placed:
         return self.y_train.device
 
 
+def check_resident(resident: object) -> None:
+    """Raises UserError unless it is one of the choices."""
+    if resident not in RESIDENT:
+        raise UserError(f"resident is {resident!r}; choose {', '.join(RESIDENT)}")
+
+
 def place(data: RegressionData, device: str, resident: str = "auto") -> Placed:
     """Put targets and tables on the device, and images as `resident` says.
 

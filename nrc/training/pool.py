@@ -53,8 +53,8 @@ def run_all(
 
     Args:
         members: what to run; two members must not share a directory.
-        workers: processes at a time for separate runs; default: one for each core that this process may use, or on
-            GPUs one for each of them.
+        workers: processes at a time for separate runs; default: as many as the cores that this process may use
+            have threads for, or on GPUs one for each of them.
         device: as for `fit`.
         stacked: whether to stack; None: on a GPU.
         watch: hears, while there is something to run, at least once a second how further members have ended, at first
@@ -70,7 +70,7 @@ def run_all(
     together, alone = stacks(waiting) if stacked or (stacked is None and gpus) else ([], waiting)
     together.sort(key=lambda stack: (min(member.rank for member in stack), -_cost(stack)))
     places: list[int | None] = list(range(gpus)) or [None]
-    seats = _seats(gpus, workers)
+    seats = _seats(gpus, workers, max(member.threads for member in waiting))
     at_once = max(min(len(together), len(places)), min(len(alone), len(seats)))
     progress = SweepProgress(len(waiting), _cost(waiting), at_once)
     done: Outcomes = {}
@@ -99,11 +99,11 @@ def _sort_out(members: list[Member]) -> tuple[Outcomes, list[Member]]:
     )
 
 
-def _seats(gpus: int, workers: int | None) -> list[int | None]:
-    """For each worker of separate runs its GPU, or None on a CPU."""
+def _seats(gpus: int, workers: int | None, threads: int = 1) -> list[int | None]:
+    """For each worker of separate runs its GPU, or None on a CPU, whose cores go to so many threads each."""
     if gpus:
         return [k % gpus for k in range(workers or gpus)]
-    return [None] * (workers or cores())
+    return [None] * (workers or max(1, cores() // threads))
 
 
 def _cost(members: list[Member]) -> float:
@@ -284,8 +284,8 @@ def _teller(pipe: Connection) -> Callable[[int, int], None]:
 def _single(job: list[Member], device: str, progress: Callable[[int, int], None]) -> Outcomes:
     [member] = job
     outcome = fit(
-        member.settings, member.directory, device=device, threads=member.threads, progress=progress,
-        tensorboard=member.tensorboard,
+        member.settings, member.directory, device=device, resident=member.resident, threads=member.threads,
+        progress=progress, tensorboard=member.tensorboard,
     )  # fmt: skip
     return {member.directory: outcome}
 

@@ -18,7 +18,7 @@ from nrc.runs.directory import RunDirectory, environment
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged, batch_order, train_steps
 from nrc.training.measuring import Measurer
-from nrc.training.placement import RESIDENT, Placed, place
+from nrc.training.placement import Placed, check_resident, place
 from nrc.training.settings import RunSettings
 from nrc.training.steppers import make_stepper
 from nrc.training.stopping import asked_to_stop, stop_signals
@@ -72,8 +72,7 @@ def prepare(settings: RunSettings, device: str, threads: int, resident: str = "a
         UserError: bad settings or data, no such device.
     """
     device = choose_device(device)
-    if resident not in RESIDENT:
-        raise UserError(f"resident is {resident!r}; choose {', '.join(RESIDENT)}")
+    check_resident(resident)
     torch.set_num_threads(threads)
     threadpool_limits(threads, "blas")  # numpy's own, in which sums are made
     # reproduction runs are fp32: TF32 would round the products to 10 bits
@@ -158,7 +157,8 @@ def fit(
             return trial
         stepper, start = trial.stepper, trial.restore()
         if tensorboard:
-            trial.append = mirrored(trial.run.append, directory, trial.measurer.last_step)
+            curves = mirrored(trial.run.append, directory, trial.measurer.last_step)
+            trial.append = held.enter_context(curves)
         trial.start(settings, environment(site.device) | {"path": f"separate, {stepper.name}"}, data)
         log.info(data.describe())
         tau = clock.tau_at(clock.total_steps)

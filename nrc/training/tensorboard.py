@@ -1,20 +1,22 @@
 """Metric rows as TensorBoard curves, beside metrics.csv: `tensorboard=true`, then `tensorboard --logdir outputs`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nrc.errors import UserError
 from nrc.training.measuring import Row
 
 
+@contextmanager
 def mirrored(
     append: Callable[[list[Row]], None], directory: Path, last_step: int
-) -> Callable[[list[Row]], None]:
-    """`append` that also writes an event file in `directory`: `layer/metric/split` against the step.
+) -> Iterator[Callable[[list[Row]], None]]:
+    """Within the block an `append` that also writes an event file in `directory`: `layer/metric/split` against the step.
 
     Args:
-        append: takes rows in the order of `record.COLUMNS`.
+        append: takes rows in the order of `nrc.runs.directory.COLUMNS`.
         directory: the run directory.
         last_step: the last measured step of a resumed run; later curves of an earlier attempt are hidden.
 
@@ -36,4 +38,5 @@ def mirrored(
                 writer.add_scalar(f"{layer.replace(':', '_')}/{metric}/{split}", value, step)
         writer.flush()  # a killed run keeps its curves
 
-    return both
+    with writer:
+        yield both

@@ -112,11 +112,6 @@ class Carla(DataSource):
         return self._size or NATIVE
 
     @property
-    def variant(self) -> dict[str, str]:
-        """The file read, if any, as in the name; in run.json."""
-        return {"file": self.data_name.partition("-")[2]} if self.path else {}
-
-    @property
     def _size(self) -> tuple[int, int] | None:
         if self.size is None:
             return None

@@ -87,11 +87,6 @@ class UTKFace(DataSource):
         """(H, W) in pixels."""
         return self.size, self.size
 
-    @property
-    def variant(self) -> dict[str, str]:
-        """The file read, if any, as in the name; in run.json."""
-        return {"file": self.data_name.partition("-")[2]} if self.path else {}
-
     def load(self) -> RegressionData:
         """Read the cache, or decode into it first."""
         found = self._decoded(Path(self.path).expanduser()) if self.path else self._drawn()

@@ -97,11 +97,6 @@ class Table(DataSource):
         """At most `limit`."""
         return self.limit or ROWS
 
-    @property
-    def variant(self) -> dict[str, str]:
-        """The file read, as in the name; in run.json."""
-        return {"file": self.data_name.partition("-")[2]}
-
     def load(self) -> RegressionData:
         """Read, split and standardise."""
         files = self._files("path")
