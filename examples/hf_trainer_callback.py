@@ -10,13 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+
+try:
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+except ImportError as error:
+    raise SystemExit(f"skipped: {error}; pip install transformers accelerate") from None
 
 import nrc
 

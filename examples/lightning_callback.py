@@ -8,8 +8,12 @@ import nrc.models._torchvision  # noqa: I001  first: torchvision alone may not l
 from collections.abc import Sequence
 from typing import Any
 
-import lightning
 import torch
+
+try:
+    import lightning
+except ImportError as error:
+    raise SystemExit(f"skipped: {error}; pip install lightning") from None
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 

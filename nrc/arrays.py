@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Number
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nrc.errors import UserError
 
@@ -16,13 +17,15 @@ def as_tensor(values: Any, what: str) -> Tensor:
     """`values` (tensor, array or nested list of real numbers) as a tensor, without copying where possible."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise UserError(
-            f"{what} are a masked array with {np.ma.count_masked(values)} masked entries, whose mask would be "
+            f"{what}: a masked array with {np.ma.count_masked(values)} masked entries, whose mask would be "
             "lost; leave these rows out, or fill them by .filled(...)"
         )
+    if isinstance(values, nn.Module):
+        raise UserError(f"{what}: got the module {type(values).__name__}, not numbers; give its .weight, say")
     try:
         if isinstance(values, list | tuple) and values and all(isinstance(v, Tensor) for v in values):
             values = torch.stack([v.detach() for v in values])
-        tensor = values.detach() if isinstance(values, Tensor) else _of_numpy(np.asarray(values))
+        tensor = values.detach() if isinstance(values, Tensor) else _of_numpy(np.asarray(values), what)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{what} must be an array of numbers, got {type(values).__name__}: {error}") from None
     if tensor.is_complex():
@@ -30,7 +33,15 @@ def as_tensor(values: Any, what: str) -> Tensor:
     return tensor
 
 
-def _of_numpy(array: np.ndarray) -> Tensor:
+def _of_numpy(array: np.ndarray, what: str) -> Tensor:
+    if array.dtype.kind in "OUS":
+        for place, entry in np.ndenumerate(array):
+            if isinstance(entry, bool | str | bytes) or not isinstance(entry, Number):
+                at = ", ".join(map(str, place))
+                raise UserError(
+                    f"{what}: entry [{at}] is {entry!r}, not a number; leave such rows or columns out"
+                )
+        array = array.astype(np.float64)
     # torch takes neither negative strides nor the other byte order
     if not array.dtype.isnative or any(stride < 0 for stride in array.strides):
         array = array.astype(array.dtype.newbyteorder("="), order="C")

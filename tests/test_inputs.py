@@ -310,7 +310,7 @@ def used_up() -> object:
         (lambda: dict(positions="every"), "positions is 'every'; choose pool or all"),
         (lambda: dict(model=lambda x: x), "the model is a function; give the nn.Module itself"),
         (lambda: dict(model=torch.jit.trace(mlp(), X)), "the model is a TopLevelTracedModule; .* nothing scripted"),
-        (lambda: dict(batches=[(X, np.ma.masked_greater(Y.numpy(), 0))]), "targets are a masked array with"),
+        (lambda: dict(batches=[(X, np.ma.masked_greater(Y.numpy(), 0))]), "targets: a masked array with"),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
@@ -353,8 +353,40 @@ def test_arrays_of_every_make():
     ]  # fmt: skip
     for arrays in same:
         assert nrc.measure(*arrays) == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
-    with pytest.raises(UserError, match=r"features are a masked array with 1 masked entries"):
+    with pytest.raises(UserError, match=r"features: a masked array with 1 masked entries"):
         nrc.measure(np.ma.masked_array(h, mask=h == h.max()), y, w)
+
+
+def test_what_is_no_number_is_named():
+    h, y, w = X.double().numpy(), Y.double().numpy(), rows(2, 5).double().numpy()
+    frame = pd.DataFrame(h)
+    assert nrc.measure(frame.astype(object), y, w) == pytest.approx(nrc.measure(h, y, w), nan_ok=True)
+    text = frame.astype(object)
+    text.iloc[2, 1] = "x"
+    missing = frame.astype("Float64")
+    missing.iloc[0, 3] = pd.NA
+    for features, words in (
+        (text, r"features: entry \[2, 1\] is 'x', not a number"),
+        (missing, r"features: entry \[0, 3\] is <NA>, not a number"),
+        ([["a"], ["b"]], r"features: entry \[0, 0\] is "),
+    ):
+        with pytest.raises(UserError, match=words):
+            nrc.measure(features, y[: len(features)])
+    with pytest.raises(UserError, match=r"weight: got the module Linear, not numbers; give its \.weight"):
+        nrc.measure(h, y, nn.Linear(5, 2))
+    with pytest.raises(UserError, match=r"give it transposed, weight\.T"):
+        nrc.measure(h, y, w.T)
+
+
+@pytest.mark.parametrize("outputs", [[7, 9], [0, 2]])
+def test_columns_that_the_network_does_not_put_out(outputs):
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+    for output in (None, lambda out: out):
+        monitor = nrc.CollapseMonitor(model, outputs=outputs, output=output)
+        with pytest.raises(
+            UserError, match=r"outputs=\[., .\], but the network puts out 2 columns; give numbers from 0 to 1"
+        ):
+            monitor.measure([(X, Y)])
 
 
 @pytest.mark.filterwarnings("error")

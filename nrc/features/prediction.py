@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,13 +30,8 @@ def fitted(x: Tensor, shape: torch.Size, outputs: Sequence[int] | None = None) -
     """
     if not x.is_floating_point():
         return None
-    if (
-        outputs is not None
-        and x.ndim == len(shape)
-        and x.shape[:-1] == shape[:-1]
-        and x.shape[-1] > max(outputs)
-    ):
-        return x[..., list(outputs)]
+    if outputs is not None and x.ndim == len(shape) and x.shape[:-1] == shape[:-1]:
+        return x[..., list(outputs)] if x.shape[-1] > max(outputs) else None
     if x.shape == shape:
         return x
     if shape[-1] == 1 and x.shape == shape[:-1]:
@@ -104,6 +99,7 @@ class Prediction:
             return None
         fits = {path: f for path, f in fits.items() if path not in self._disordered}
         if not fits:
+            self._require_columns(there.values(), y)
             fits = {path: f for path, x in there.items() if (f := _squeezed(x, y.shape)) is not None}
         path = self._choose(fits, y, made) if fits else None
         if path is None:
@@ -121,6 +117,15 @@ class Prediction:
                 "give it with the inputs, ({'x': x, 'deterministic': True}, y), or say output=..."
             )
         return fits[path]
+
+    def _require_columns(self, there: Iterable[Tensor], y: Tensor) -> None:
+        """Raises UserError if the targets fit a tensor, but it has not all the columns asked for."""
+        for x in there if self._outputs is not None else ():
+            if fitted(x, y.shape) is not None:
+                raise UserError(
+                    f"outputs={list(self._outputs or ())}, but the network puts out {x.shape[-1]} columns; give numbers from 0 to "
+                    f"{x.shape[-1] - 1}"
+                )
 
     def _said(self, out: Any, y: Tensor) -> Tensor | None:
         try:
@@ -143,6 +148,7 @@ class Prediction:
         found = fitted(x, y.shape, self._outputs)
         found = _squeezed(x, y.shape) if found is None else found
         if found is None:
+            self._require_columns([x], y)
             raise UserError(
                 f"output={self._output!r} has shape {tuple(x.shape)}, but the targets are {tuple(y.shape)}; if only some "
                 "of its columns predict them, say which: outputs=[0, 1]"

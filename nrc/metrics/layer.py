@@ -149,7 +149,12 @@ class Layer:
         if w is not None and w.matrix.shape[1] != moments.d:
             raise UserError(
                 f"weight has shape {w.shape}, which takes {w.matrix.shape[1]} inputs, but the features have "
-                f"{moments.d} columns; measure the weight's own input (a grouped convolution has none)"
+                f"{moments.d} columns; "
+                + (
+                    "give it transposed, weight.T"
+                    if len(w.shape) == 2 and w.shape[0] == moments.d
+                    else "measure the weight's own input (a grouped convolution has none)"
+                )
             )
         maps = (
             w is not None and len(w.shape) == 2 and w.shape[0] == moments.n and maps_to_targets is not False

@@ -27,14 +27,16 @@ class Line(NamedTuple):
 
 LINES = (  # chosen for what they ask, whatever the answer is
     Line("nrc1", "prevalence", "ReLU features collapse onto n directions", "NRC1"),
-    Line("nrc3", "prevalence", "W Wᵀ becomes the shifted root of Sigma", "NRC3"),
+    Line("nrc3", "prevalence", "W Wᵀ becomes the shifted root of the targets' covariance", "NRC3"),
     Line("alive", "prevalence", "no target direction dies", "least / largest singular value of W"),
     Line("linear_exact", "prevalence_linear", "a linear feature layer collapses exactly", "NRC1"),
-    Line("decay", "prevalence_linear", "which it does not without weight decay", "NRC1 without it"),
-    Line("cone_one_sided", "cone", "ReLU features do, once the targets lie to one side", "NRC1"),
-    Line("cone_biases", "cone", "no collapse where biases are not decayed", "NRC1"),
-    Line("ufm_gram", "ufm", "penalties on H and W alone: W Wᵀ in closed form", "relative error"),
-    Line("depth", "deep", "collapse reaches below the last layer", "collapsed layers"),
+    Line(
+        "decay", "prevalence_linear", "without weight decay the linear layer does not collapse", "least NRC1"
+    ),
+    Line("cone_one_sided", "cone", "ReLU features collapse where the targets lie to one side of 0", "NRC1"),
+    Line("cone_biases", "cone", "biases not decayed: the centred features alone collapse", "NRC1"),
+    Line("ufm_gram", "ufm", "penalties on features and last weight: W Wᵀ in closed form", "relative error"),
+    Line("depth", "deep", "collapse reaches below the last layer", "collapsed layers", "hopper"),
     Line("intrinsic_rank", "low_rank", "features learn the rank of the targets", "noise", "low_rank"),
 )
 
