@@ -136,4 +136,6 @@ def _key(drawing: Drawing, kind: str) -> list[Line2D]:
         entries.append(key("NRC1, features centred first", **CENTRED))
     if "published" in set(drawing.table["series"]):
         entries.append(key("published, same lines", **THIN))
+    if "published end" in set(drawing.table["series"]):
+        entries.append(key("published end value", color=style.PUBLISHED, marker="<", ms=3, ls=""))
     return entries

@@ -13,7 +13,7 @@ from nrc import criteria
 from nrc.runs.read import Run
 
 STYLE = Path(__file__).with_name("nrc.mplstyle")
-GREY, CONTROL, PUBLISHED = "0.35", "0.72", "0.45"
+GREY, CONTROL, PUBLISHED = "0.35", "#B38FD1", "0.45"
 C0, C1, C2, C3, C4 = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
 LINES: list[Any] = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))]
 NAMES = {"carla_2d": "CARLA 2D", "carla_1d": "CARLA 1D", "utkface": "UTKFace"}
@@ -106,7 +106,8 @@ def describe_model(run: Run, features: bool = True) -> str:
     model = run.settings["model"]
     if model.get("kind") == "ResNet":
         return f"ResNet{model['depth']}"
-    parts = [f"{model['num_layers']}-layer MLP, width {model['width']}"]
+    hidden = model["num_layers"] - 1
+    parts = [f"MLP of {hidden} hidden layer{'s' * (hidden > 1)}, width {model['width']}"]
     if features:
         relu = model.get("feature_activation", "relu") == "relu"
         parts.append("ReLU features" if relu else "linear features")

@@ -1,6 +1,7 @@
 """The figures of docs/figures.md: small pictures, and the table, both from the registry and the finished runs."""
 
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from nrc.report.scorecard import experiment_block
 from nrc.runs.files import atomic, between
 
 PAGE, THUMBNAILS = Path("docs/figures.md"), Path("outputs/gallery/thumbnails")
-SIZE, MOST_BYTES = (320, 240), 40_000  # of a thumbnail: at most so many pixels and bytes
+SIZE, MOST_BYTES = (640, 480), 60_000  # of a thumbnail: at most so many pixels and bytes
 HEAD = "| | figure | paper | what it shows | command | minutes |\n|---|---|---|---|---|---|"
 MADE_BY = re.compile(r"# python scripts/train.py (?:-m )?(experiment=.*)")
 
@@ -57,13 +58,14 @@ def write_gallery(outputs: Path, root: Path = ROOT) -> list[Path]:
 
 
 def thumbnail(picture: Path) -> bytes:
-    """A picture as a PNG of at most `SIZE` and `MOST_BYTES`, with as many colours as fit."""
+    """A picture as a PNG of at most `SIZE` and `MOST_BYTES`, with as many colours as fit; of half that size if none do."""
     with Image.open(picture) as image:
         small = image.convert("RGBA")
         white = Image.new("RGBA", small.size, "white")
         small = Image.alpha_composite(white, small).convert("RGB")
-    small.thumbnail(SIZE, Image.Resampling.LANCZOS)
-    for colours in (128, 64, 32, 16, 8):
+    width, height = SIZE
+    for size, colours in itertools.product((SIZE, (width // 2, height // 2)), (128, 64, 32, 16, 8)):
+        small.thumbnail(size, Image.Resampling.LANCZOS)
         file = io.BytesIO()
         small.quantize(colours, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
         if file.tell() <= MOST_BYTES:
