@@ -577,9 +577,9 @@ def layers() -> Iterator[list[dict[str, float]]]:
 
 def test_first_collapsed_layer_and_depth(layers: list[dict[str, float]]) -> None:
     assert first_collapsed_layer(layers, 0.1, 1.0) == 2
-    assert depth_of_collapse(layers, 0.1, 1.0) == 2
+    assert depth_of_collapse(2, len(layers)) == 2
     assert first_collapsed_layer(layers[:1], 0.1, 1.0) is None
-    assert depth_of_collapse(layers[:1], 0.1, 1.0) == 0
+    assert depth_of_collapse(None, 1) == 0
 
 
 @pytest.mark.parametrize(

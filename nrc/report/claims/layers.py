@@ -13,7 +13,7 @@ import numpy as np
 
 from nrc.figures.layers import first_collapsed
 from nrc.figures.reference import base
-from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX, R2_GAP_MAX, first_collapsed_layer
+from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX, R2_GAP_MAX, depth_of_collapse, first_collapsed_layer
 from nrc.metrics.linalg import stable_rank
 from nrc.report.published import DIRECTIONS, UNIT_VARIANCE, as_published, by_layer, deep_value, line, reach
 from nrc.report.registry import (
@@ -318,8 +318,7 @@ def predictability(case: Case) -> Finding:
 
 def collapsed_layers(run: Run, end: str = "", when: str = "end") -> float:
     """How many layers are collapsed, down to the output; arguments as for `first_collapsed`."""
-    first = first_collapsed(run, end, when)
-    return 0.0 if first is None else float(len(run.layers) - first + 1)
+    return float(depth_of_collapse(first_collapsed(run, end, when), len(run.layers)))
 
 
 def _published_depth(run: Run) -> float:
@@ -330,7 +329,7 @@ def _published_depth(run: Run) -> float:
         return float("nan")
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     first = first_collapsed_layer(rows, line(run, "model_mse"), target_variance=1.0)
-    return 0.0 if first is None else float(len(rows) - first + 1)
+    return float(depth_of_collapse(first, len(rows)))
 
 
 @claim(
