@@ -13,6 +13,7 @@ import torch
 from nrc.cli import config, console
 from nrc.data.reading import existing, expanded
 from nrc.errors import UserError
+from nrc.places import PROTOCOLS
 from nrc.runs import archive
 from nrc.training.members import Member, stackable
 from nrc.training.pool import run_all
@@ -89,7 +90,7 @@ def _real(path: str | None, settings: list[str], dataset: str) -> list[str]:
 
 def main() -> None:
     parser = console.Options(description=__doc__.splitlines()[0])
-    parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
+    parser.add_argument("--protocol", default="quick", choices=PROTOCOLS)
     parser.add_argument("--dataset", default="all", choices=tuple(datasets()))
     parser.add_argument(
         "--sgemm", metavar="FILE", help="sgemm_product.csv or .csv.gz of UCI: adds its figures"

@@ -118,7 +118,7 @@ def scorecard(runs: Runs, chosen: Sequence[Claim] | None = None) -> list[Row]:
 
 def _all(runs: Runs, experiment: str) -> list[Run]:
     """Its runs of this protocol; of an experiment that compares protocols, or is too long for this one, all."""
-    found = runs_of(runs, experiment).of(experiment) or runs.of(experiment, both_protocols=True)
+    found = runs_of(runs, experiment).of(experiment) or runs.in_folder(experiment)
     return [run for these in found.values() for run in these if run.snapshots]
 
 
