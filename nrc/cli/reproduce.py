@@ -179,11 +179,4 @@ def main() -> None:
         raise UserError(f"{len(failed)} of {len(outcomes)} runs did not finish: {'; '.join(failed[:5])}")
 
 
-def command() -> None:
-    """The command line: mistakes end in one line."""
-    with console.one_line_errors():
-        main()
-
-
-if __name__ == "__main__":
-    command()
+command = console.command(main)
