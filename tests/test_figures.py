@@ -211,7 +211,7 @@ def test_every_figure_is_written_by_worker_processes_as_by_one(
     all_experiments: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def written(cores: int) -> dict[str, str]:
-        monkeypatch.setattr("nrc.figures.output._cores", lambda: cores)
+        monkeypatch.setattr("nrc.figures.output.cores", lambda: cores)
         folder = all_experiments / str(cores)
         paths = [path.name for path, unchanged in draw_all(all_experiments, folder=folder) if not unchanged]
         expected = [f"{name}.{end}" for name in FIGURE_NAMES for end in ("png", "pdf", "csv")]

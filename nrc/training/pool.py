@@ -19,12 +19,12 @@ import torch
 
 from nrc.data import RegressionData
 from nrc.errors import UserError, in_one_line
-from nrc.training.members import Member, cores, stacks
+from nrc.training.members import Member, stacks
 from nrc.training.progress import SweepProgress
 from nrc.training.run import choose_device, ended, fit
 from nrc.training.stacked import fit_stack
 from nrc.training.stopping import become_worker, signals_held, stop_signals
-from nrc.worker import serve
+from nrc.worker import cores, serve
 
 log = logging.getLogger(__name__)
 Outcomes = dict[Path, str]
