@@ -162,7 +162,7 @@ class _Worker:
                 self.pipe.send(self.task)
             return answer
         self.close()
-        return _all(self.job, "its process was killed (out of memory?); the same command continues it"), []
+        return _failed(self.job, "its process was killed (out of memory?); the same command continues it"), []
 
     def close(self) -> None:
         self.pipe.close()
@@ -219,7 +219,8 @@ def _work(
     return outcomes
 
 
-def _all(job: list[Member], words: str) -> Outcomes:
+def _failed(job: list[Member], words: str) -> Outcomes:
+    """An error for every run of a job."""
     return {member.directory: f"error: {words}" for member in job}
 
 
@@ -262,7 +263,7 @@ def work(pipe: Connection, jobs: queue.SimpleQueue, gpu: int | None) -> None:
         try:
             outcomes = do(job, device, _teller(pipe))
         except Exception as error:  # a defect in one run must not cost the others
-            outcomes = _all(job, in_one_line(error))
+            outcomes = _failed(job, in_one_line(error))
         with suppress(OSError):  # nobody is left to hear it
             pipe.send((outcomes, logged.lines))
 
