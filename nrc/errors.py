@@ -47,7 +47,7 @@ def check_choices(group: str, settings: Any) -> None:
     """Refuse a value that is none of the choices of its `typing.Literal` field.
 
     Args:
-        group: name of the config group, e.g. "optim".
+        group: what the settings are of: a config group, e.g. "optim", or a data set.
         settings: a dataclass; its annotations are the one place where the choices stand.
 
     Raises:

@@ -23,26 +23,23 @@ UNDERFLOW = 1e-140  # shorter rows are scaled before their length is taken
 
 @dataclass(frozen=True)
 class Scatter:
-    """Count, mean and centred scatter of rows: N, m = sum x / N, sum (x - m)(x - m)'. Two of them add up.
-
-    With a leading dimension K it holds those of K sets of rows.
-    """
+    """Count, mean and centred scatter of rows: N, m = sum x / N, sum (x - m)(x - m)'. Two of them add up."""
 
     count: int
-    mean: Tensor  # (d,) or (K, d)
-    scatter: Tensor  # (d, d) or (K, d, d)
+    mean: Tensor  # (d,)
+    scatter: Tensor  # (d, d)
 
     @staticmethod
     def of(rows: Tensor) -> Scatter:
-        """The scatter of float64 rows (N, d) or (K, N, d), N >= 1."""
-        mean = rows.mean(-2)
-        return Scatter(rows.shape[-2], mean, _gram(rows - mean.unsqueeze(-2)))
+        """The scatter of float64 rows (N, d), N >= 1."""
+        mean = rows.mean(0)
+        return Scatter(len(rows), mean, _gram(rows - mean))
 
     def __add__(self, other: Scatter) -> Scatter:
         count = self.count + other.count
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)
-        between = delta.unsqueeze(-1) * delta.unsqueeze(-2) * (self.count * other.count / count)
+        between = torch.outer(delta, delta) * (self.count * other.count / count)
         return Scatter(count, mean, self.scatter + other.scatter + between)
 
     @cached_property
@@ -59,9 +56,9 @@ class Scatter:
 
 
 def _gram(rows: Tensor) -> Tensor:
-    """X'X of float64 rows (N, d) or (K, N, d). numpy sees one matrix twice and computes one triangle; torch does not."""
-    if rows.ndim > 2 or rows.device.type != "cpu":
-        return rows.mT @ rows
+    """X'X of float64 rows (N, d). numpy sees one matrix twice and computes one triangle; torch does not."""
+    if rows.device.type != "cpu":
+        return rows.T @ rows
     array = rows.detach().numpy()
     return torch.from_numpy(array.T @ array)
 
@@ -71,7 +68,7 @@ def _plus(a: Scatter | None, b: Scatter | None) -> Scatter | None:
 
 
 def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (N, d) or (K, N, d) divided by their lengths, and how many are zero, () or (K,), and stay it."""
+    """Rows (N, d) divided by their lengths, and how many are zero and stay it."""
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     # The squares of entries below 1e-154 underflow. No type that a GPU computes features in has such entries.
     if rows.device.type == "cpu" and bool((length < UNDERFLOW).any()):
@@ -79,7 +76,7 @@ def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         rows = torch.where((length < UNDERFLOW) & (peak > 0), rows / peak.masked_fill(peak == 0, 1.0), rows)
         length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     zero = length == 0
-    return rows / length.masked_fill(zero, 1.0), zero.sum((-2, -1))
+    return rows / length.masked_fill(zero, 1.0), zero.sum()
 
 
 class Moments:

@@ -1,6 +1,6 @@
-"""Where a worker process begins, one that trains (`nrc.training.pool`) or draws (`nrc.cli.background`): it follows its
-parent from its first moment.
+"""How many worker processes there is room for, and where one begins.
 
+One that trains (`nrc.training.pool`) or draws (`nrc.cli.background`) follows its parent from its first moment.
 Nothing heavy is imported before: torch takes seconds, in which the parent may be killed.
 """
 
@@ -12,6 +12,13 @@ from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; elsewhere a process may use all
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def serve(pipe: Connection, module: str, *arguments: Any) -> None:

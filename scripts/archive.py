@@ -1,6 +1,6 @@
 """See `nrc.cli.archive`."""
 
-from nrc.cli.early import archive
+from nrc.cli.early import run
 
 if __name__ == "__main__":
-    archive()
+    run("archive")

@@ -1,6 +1,6 @@
 """See `nrc.cli.bench`."""
 
-from nrc.cli.early import bench
+from nrc.cli.early import run
 
 if __name__ == "__main__":
-    bench()
+    run("bench")

@@ -1,6 +1,6 @@
 """See `nrc.cli.demo`."""
 
-from nrc.cli.early import demo
+from nrc.cli.early import run
 
 if __name__ == "__main__":
-    demo()
+    run("demo")

@@ -1,6 +1,6 @@
 """See `nrc.cli.experts`."""
 
-from nrc.cli.early import experts
+from nrc.cli.early import run
 
 if __name__ == "__main__":
-    experts()
+    run("experts")

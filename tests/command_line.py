@@ -2,10 +2,9 @@
 
 import contextlib
 import ctypes
-import importlib
 import io
 import os
-import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -19,10 +18,6 @@ from hydra.core.global_hydra import GlobalHydra
 from nrc.training.stopping import SIGNALS
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-ENTRIES = {  # what each script calls
-    file.name: re.search(r"from (\S+) import (\w+)", file.read_text(encoding="utf-8")).groups()  # type: ignore[union-attr]
-    for file in SCRIPTS.glob("*.py")
-}
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -52,8 +47,7 @@ def in_process(script: str, arguments: list[str], folder: Path) -> Result:
         GlobalHydra.instance().clear()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                module, function = ENTRIES[script]
-                getattr(importlib.import_module(module), function)()
+                runpy.run_path(str(SCRIPTS / script), run_name="__main__")
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else int(end.code is not None)
             except BaseException:

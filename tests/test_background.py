@@ -12,6 +12,7 @@ from report_runs import home, train
 from nrc.cli import background as module
 from nrc.cli import config
 from nrc.cli.background import Background, Group, figure_of, number_of
+from nrc.experiments import experiments
 from nrc.figures import Runs, draw
 from nrc.report.registry import NOT_RUN, PENDING
 from nrc.report.scorecard import scorecard
@@ -116,7 +117,7 @@ def test_what_goes_wrong_is_said_and_the_rest_goes_on(
 
 
 def test_every_drawing_that_an_experiment_declares_is_known() -> None:
-    names = {name for found in config.experiments().values() for name in found.figures}
+    names = {name for found in experiments().values() for name in found["figures"]}
     assert {name for name in names if figure_of(name) is None} == {"collapse"}  # the report's animation
     assert figure_of("sweep_relu").name == "sweep" and figure_of("ufm_sweep").name == "ufm_sweep"  # type: ignore[union-attr]
     assert [number_of(n) for n in ("prevalence_relu", "cone", "collapse")] == [" (figure 2)", "", ""]

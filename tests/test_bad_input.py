@@ -87,7 +87,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["data.source=jat", "data.path=good.parquet"], "good.parquet has no column continuous_actions"),
     (["data.source=d4rl", "data.path=bare.h5"], "bare.h5 has no observations and actions"),
     (["data.source=d4rl"], "data.source=d4rl needs data.path"),
-    (["data.source=web"], "data.source is 'web'; expected one of embedded, minari, jat, d4rl"),
+    (["data.source=web"], "data.source is 'web'; choose one of embedded, minari, jat, d4rl"),
     (["data.source=minari", "data.root=."], "or use data.source=embedded"),
     (["data.source=minari", "data.name=other", "data.root=."], "set data.revision to a commit of the hub"),
     (["data.dataset_id=../../x"], "data.dataset_id is '../../x'; expected an id"),

@@ -464,7 +464,7 @@ def test_a_minari_set_with_links_to_other_files_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"source": "web"}, "data.source is 'web'; expected one of embedded, minari, jat, d4rl"),
+        ({"source": "web"}, "data.source is 'web'; choose one of embedded, minari, jat, d4rl"),
         ({"name": "../x"}, "data.name"),
         ({"split": "no"}, "data.split"),
         ({"standardize": "y"}, "data.standardize"),

@@ -188,7 +188,7 @@ def test_every_other_command_names_what_is_there(command: str) -> None:
         assert set(extras) <= set(PROJECT["optional-dependencies"])
     else:
         script = (REPO / words[1]).read_text(encoding="utf-8")
-        module = re.search(r"from nrc.cli.early import (\w+)", script)
+        module = re.search(r'run\("(\w+)"\)', script) or re.search(r"from nrc.cli.early import (\w+)", script)
         code = (
             script
             if module is None

@@ -211,7 +211,7 @@ def test_every_figure_is_written_by_worker_processes_as_by_one(
     all_experiments: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def written(cores: int) -> dict[str, str]:
-        monkeypatch.setattr("nrc.figures.output._cores", lambda: cores)
+        monkeypatch.setattr("nrc.figures.output.cores", lambda: cores)
         folder = all_experiments / str(cores)
         paths = [path.name for path, unchanged in draw_all(all_experiments, folder=folder) if not unchanged]
         expected = [f"{name}.{end}" for name in FIGURE_NAMES for end in ("png", "pdf", "csv")]
@@ -577,9 +577,9 @@ def layers() -> Iterator[list[dict[str, float]]]:
 
 def test_first_collapsed_layer_and_depth(layers: list[dict[str, float]]) -> None:
     assert first_collapsed_layer(layers, 0.1, 1.0) == 2
-    assert depth_of_collapse(layers, 0.1, 1.0) == 2
+    assert depth_of_collapse(2, len(layers)) == 2
     assert first_collapsed_layer(layers[:1], 0.1, 1.0) is None
-    assert depth_of_collapse(layers[:1], 0.1, 1.0) == 0
+    assert depth_of_collapse(None, 1) == 0
 
 
 @pytest.mark.parametrize(

@@ -166,9 +166,10 @@ import nrc
 for module in pkgutil.walk_packages(nrc.__path__, "nrc."):
     if module.name != "nrc.cli.slurm":  # SLURM is for Linux
         importlib.import_module(module.name)
-from nrc.training import stopping, members
+from nrc import worker
+from nrc.training import stopping
 assert [number.name for number in stopping.SIGNALS] == ["SIGINT", "SIGTERM"]
-assert members.cores() == os.cpu_count()
+assert worker.cores() == os.cpu_count()
 with stopping.signals_held():
     pass
 from nrc.cli.early import train

@@ -12,9 +12,9 @@ import pytest
 from report_runs import train
 
 import nrc.cli.check as script
-from nrc.cli.config import experiments
 from nrc.data import LowRank
 from nrc.errors import UserError
+from nrc.experiments import experiments
 from nrc.figures import figures
 from nrc.metrics import last_layer, layerwise
 from nrc.models import MLP
@@ -232,7 +232,7 @@ def test_what_needs_a_file_of_the_users_own_may_be_absent() -> None:
 
 
 def test_claims_are_complete_and_speak_of_what_is_declared() -> None:
-    declared = {found.name for found in experiments().values()}
+    declared = {found["name"] for found in experiments().values()}
     drawn = set(figures())
     found = claims()
     assert len({c.id for c in found}) == len(found) >= 30
@@ -244,8 +244,9 @@ def test_claims_are_complete_and_speak_of_what_is_declared() -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_what_is_declared_is_what_hydra_makes_of_the_files(protocol: str) -> None:
-    theirs = {(e.name, d) for e in experiments().values() if protocol in e.protocols for d in e.datasets}
+def test_what_is_declared_is_planned(protocol: str) -> None:
+    declared = [told for told in experiments().values() if protocol in told["protocols"]]
+    theirs = {(told["name"], d) for told in declared for d in told["datasets"]}
     assert {(name, d) for name, sets in planned(protocol).items() for d in sets} == theirs
 
 

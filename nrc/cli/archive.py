@@ -40,11 +40,4 @@ def main() -> None:
     print(f"done in {time.monotonic() - began:.0f} s, from archived runs, not your own: {report}")
 
 
-def command() -> None:
-    """The command line: mistakes end in one line."""
-    with console.one_line_errors():
-        main()
-
-
-if __name__ == "__main__":
-    command()
+command = console.command(main)

@@ -21,10 +21,9 @@ from nrc.errors import in_one_line
 from nrc.figures import Runs, draw, figures
 from nrc.figures.registry import figure_of
 from nrc.report.html import write_report
-from nrc.training.members import cores
 from nrc.training.pool import CONTEXT
 from nrc.training.stopping import SIGNALS, signals_held
-from nrc.worker import serve
+from nrc.worker import cores, serve
 
 log = logging.getLogger(__name__)
 SHARE = 0.02  # of the time of all processors

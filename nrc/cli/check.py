@@ -41,11 +41,4 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
-def command() -> None:
-    """The command line: mistakes end in one line."""
-    with console.one_line_errors():
-        main()
-
-
-if __name__ == "__main__":
-    command()
+command = console.command(main)

@@ -5,9 +5,9 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast, get_origin, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -157,19 +157,6 @@ class Experiment:
     headline: float
     figures: list[str]
     needs_path: bool = False
-
-
-@cache
-def experiments() -> dict[str, DictConfig]:
-    """File of conf/experiment -> what it says of itself (the headline not yet looked up), in alphabetical order."""
-    return {file.stem: _declared(file.stem) for file in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))}
-
-
-def _declared(name: str) -> DictConfig:
-    """The `experiment` block of a file, on top of those of the files that its defaults list names."""
-    file = cast(DictConfig, OmegaConf.load(ROOT / "conf" / "experiment" / f"{name}.yaml"))
-    parents = [entry for entry in file.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
-    return cast(DictConfig, OmegaConf.merge(*map(_declared, parents), file.get("experiment", {})))
 
 
 def run_settings(cfg: DictConfig, overrides: Iterable[str] = ()) -> RunSettings:

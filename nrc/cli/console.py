@@ -117,6 +117,16 @@ def one_line_errors(debug: bool | None = None) -> Iterator[None]:
         )
 
 
+def command(main: Callable[[], None]) -> Callable[[], None]:
+    """`main` as a command line: mistakes end in one line."""
+
+    def run() -> None:
+        with one_line_errors():
+            main()
+
+    return run
+
+
 def _complain(line: str, status: int) -> NoReturn:
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)

@@ -79,16 +79,6 @@ def reproduce() -> None:
     run("reproduce")
 
 
-def demo() -> None:
-    """`scripts/demo.py`."""
-    run("demo")
-
-
-def archive() -> None:
-    """`scripts/archive.py`."""
-    run("archive")
-
-
 def check() -> None:
     """`scripts/check.py`."""
     run("check")
@@ -97,13 +87,3 @@ def check() -> None:
 def report() -> None:
     """`scripts/report.py`."""
     run("report")
-
-
-def bench() -> None:
-    """`scripts/bench.py`."""
-    run("bench")
-
-
-def experts() -> None:
-    """`scripts/make_expert_data.py`."""
-    run("experts")

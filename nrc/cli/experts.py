@@ -38,11 +38,4 @@ def main() -> None:
         print(make(chosen, args.out, args.force or args.candidates is not None))
 
 
-def command() -> None:
-    """The command line: mistakes end in one line."""
-    with console.one_line_errors():
-        main()
-
-
-if __name__ == "__main__":
-    command()
+command = console.command(main)

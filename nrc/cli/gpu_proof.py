@@ -37,9 +37,9 @@ from nrc.data import LowRank
 from nrc.models import MLP
 from nrc.runs.directory import read_run
 from nrc.training import Clock, Measure, Optim, Protocol, RunSettings, fit
-from nrc.training.loop import batch_order, train_steps
+from nrc.training.loop import LOOK, batch_order, train_steps
 from nrc.training.members import Member
-from nrc.training.stacked import LOOK, fit_stack
+from nrc.training.stacked import fit_stack
 from nrc.training.stacked_step import StackedStepper, stacked_order
 from nrc.training.steppers import HandStepper
 

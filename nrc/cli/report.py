@@ -57,11 +57,4 @@ def main() -> None:
     print(f"{COMMITTED}: {len(new)} verdicts written")
 
 
-def command() -> None:
-    """The command line: mistakes end in one line."""
-    with console.one_line_errors():
-        main()
-
-
-if __name__ == "__main__":
-    command()
+command = console.command(main)

@@ -13,6 +13,8 @@ import torch
 from nrc.cli import config, console
 from nrc.data.reading import existing, expanded
 from nrc.errors import UserError
+from nrc.experiments import experiments
+from nrc.places import PROTOCOLS
 from nrc.runs import archive
 from nrc.training.members import Member, stackable
 from nrc.training.pool import run_all
@@ -24,10 +26,10 @@ FIRST = "prevalence_relu"  # the picture that its runs are made first for: figur
 
 def datasets() -> dict[str, list[str]]:
     """What --dataset may be: a data set or a group -> the data sets it covers."""
-    declared = config.experiments()
-    everything = list(dict.fromkeys(data for found in declared.values() for data in found.datasets))
-    images = list(declared[IMAGES].datasets)
-    with_file = [data for found in declared.values() if found.get("needs_path") for data in found.datasets]
+    declared = experiments()
+    everything = list(dict.fromkeys(data for found in declared.values() for data in found["datasets"]))
+    images = declared[IMAGES]["datasets"]
+    with_file = [data for found in declared.values() if found.get("needs_path") for data in found["datasets"]]
     tables = [data for data in everything if data not in images + with_file]
     return {"all": everything, "tables": tables, "images": images} | {data: [data] for data in everything}
 
@@ -43,9 +45,9 @@ def chosen(dataset: str, protocol: str, *, with_file: bool = False) -> list[tupl
     covered = datasets()[dataset]
     return [
         (name, data)
-        for name, declared in config.experiments().items()
-        if protocol in declared.protocols and (with_file or not declared.get("needs_path"))
-        for data in declared.datasets
+        for name, declared in experiments().items()
+        if protocol in declared["protocols"] and (with_file or not declared.get("needs_path"))
+        for data in declared["datasets"]
         if data in covered
     ]
 
@@ -64,7 +66,7 @@ def parts(members: list[Member], device: str) -> dict[str, list[Member]]:
 
 def ranked(member: Member, experiment: str) -> Member:
     """When to run it: the runs of the first picture, then headlines and controls, then the sweeps between them."""
-    first = FIRST in config.experiments()[experiment].figures
+    first = FIRST in experiments()[experiment]["figures"]
     return replace(member, rank=0 if first else 1 + (member.settings.role == "sweep"))
 
 
@@ -89,7 +91,7 @@ def _real(path: str | None, settings: list[str], dataset: str) -> list[str]:
 
 def main() -> None:
     parser = console.Options(description=__doc__.splitlines()[0])
-    parser.add_argument("--protocol", default="quick", choices=("quick", "accelerated", "paper"))
+    parser.add_argument("--protocol", default="quick", choices=PROTOCOLS)
     parser.add_argument("--dataset", default="all", choices=tuple(datasets()))
     parser.add_argument(
         "--sgemm", metavar="FILE", help="sgemm_product.csv or .csv.gz of UCI: adds its figures"
@@ -128,7 +130,7 @@ def main() -> None:
     path = (
         existing(args.sgemm, "--sgemm") if args.sgemm else None
     )  # now, and not after everything else has run
-    left_out = [name for name, found in config.experiments().items() if args.protocol not in found.protocols]
+    left_out = [name for name, found in experiments().items() if args.protocol not in found["protocols"]]
     print(
         f"left out of protocol={args.protocol}, as their files in conf/experiment say: {', '.join(left_out)}"
     )
@@ -136,9 +138,7 @@ def main() -> None:
     groups: dict[str, list[Path]] = {}
     for experiment, data in chosen(args.dataset, args.protocol, with_file=path is not None):
         file = (
-            [f"data.path={config.quoted(str(path))}"]
-            if config.experiments()[experiment].get("needs_path")
-            else []
+            [f"data.path={config.quoted(str(path))}"] if experiments()[experiment].get("needs_path") else []
         )
         found = config.sweep_members(experiment, data, args.protocol, args.outputs, file or real)
         groups.setdefault(experiment, []).extend(member.directory for member in found)
@@ -147,7 +147,7 @@ def main() -> None:
         } | members  # some are shared
     from nrc.cli.background import Background, Group
 
-    drawn_in = {name: tuple(found.figures) for name, found in config.experiments().items()}
+    drawn_in = {name: tuple(found["figures"]) for name, found in experiments().items()}
     background = Background(
         args.outputs, args.protocol, [Group(drawn_in[e], frozenset(runs)) for e, runs in groups.items()]
     )
@@ -178,11 +178,4 @@ def main() -> None:
         raise UserError(f"{len(failed)} of {len(outcomes)} runs did not finish: {'; '.join(failed[:5])}")
 
 
-def command() -> None:
-    """The command line: mistakes end in one line."""
-    with console.one_line_errors():
-        main()
-
-
-if __name__ == "__main__":
-    command()
+command = console.command(main)

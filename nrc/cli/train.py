@@ -74,7 +74,3 @@ def command() -> None:
     """The command line: mistakes end in one line."""
     launcher.register()
     console.run_main(main)
-
-
-if __name__ == "__main__":
-    command()

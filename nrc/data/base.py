@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nrc.errors import UserError
+from nrc.errors import UserError, check_choices
 from nrc.targets import numerical_rank
 
 Array = NDArray[Any]
@@ -70,7 +70,7 @@ class RegressionData:
         def put(attribute: str, value: Any) -> None:
             object.__setattr__(self, attribute, value)
 
-        check_choice(f"{self.name}: kind", self.kind, get_args(Kind))
+        check_choices(self.name, self)
         offset = {}
         for side, names in (("x", self.input_names), ("y", self.target_names)):
             train, test = getattr(self, f"{side}_train"), getattr(self, f"{side}_test")
@@ -393,9 +393,3 @@ def scaled_targets(mode: ScaleTargets, y: Array, n_train: int) -> tuple[Array, d
         train, test, mean, scale = standardise(y[:n_train], y[n_train:])
         return np.concatenate((train, test)), done | {"y_mean": mean.tolist(), "y_scale": scale.tolist()}
     return y, done
-
-
-def check_choice(option: str, value: Any, choices: Sequence[str]) -> None:
-    """One readable line when a setting is not among its choices."""
-    if value not in choices:
-        raise UserError(f"{option} is {value!r}; expected one of {', '.join(choices)}")

@@ -5,12 +5,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import numpy as np
 
-from nrc.data.base import Array, Kind, RegressionData, check_choice
-from nrc.errors import UserError
+from nrc.data.base import Array, Kind, RegressionData
+from nrc.errors import UserError, check_choices
 
 INF = math.inf
 SEEDS = (0, 2**32 - 1)  # of numpy's RandomState
@@ -85,9 +85,7 @@ class DataSource:
         Raises:
             UserError: one line that names the setting.
         """
-        for option, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal:
-                check_choice(f"data.{option}", getattr(self, option), get_args(hint))
+        check_choices("data", self)
         for option, (low, high) in ranges.items():
             value = getattr(self, option)
             if value is not None and not low <= value <= high:

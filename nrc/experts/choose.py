@@ -21,10 +21,9 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -103,12 +102,9 @@ class Candidate:
     statistics: Statistics
     distance: float
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def candidates(
-    expert: Expert, files: Sequence[Path], *, raise_noise: bool, blocks: int = BLOCKS,
+    expert: Expert, files: Sequence[Path], *, raise_noise: bool,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Candidate]:  # fmt: skip
     """Every policy file on every block of episodes, nearest first.
@@ -122,7 +118,7 @@ def candidates(
     jobs = [
         (expert, file, block * expert.train_episodes, raise_noise)
         for file in sorted(files)
-        for block in range(blocks)
+        for block in range(BLOCKS)
     ]
     found: list[Candidate] = []
     with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), get_context("spawn")) as pool:

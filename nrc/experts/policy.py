@@ -16,7 +16,6 @@ from nrc.errors import UserError
 
 EPSILON, CLIP = 1e-5, 5.0  # of Sample Factory's normalisation of observations
 LOG_STD = (-20.0, 2.0)  # the range in which Stable-Baselines3's SAC keeps its log standard deviation
-NORMALISATION = ("obs_mean", "obs_var")
 HEADS = ("w_mean", "b_mean")
 
 

@@ -146,11 +146,9 @@ def write_choice(expert: Expert, found: list[Candidate], folder: Path) -> None:
                 f"{folder} lacks {record['chosen']['policy']}.npz, the choice so far; copy {expert.policy_file} there"
             )
     Policy.load(folder / f"{found[0].policy}.npz").save(expert.policy_file)
-    lines = [
-        json.dumps(c) for c in (*(c.as_dict() for c in found), *before)
-    ]  # one a line: there are hundreds
+    lines = [json.dumps(c) for c in (*map(asdict, found), *before)]  # one a line: there are hundreds
     listed = ",\n".join(lines)
-    text = f'{{"chosen": {json.dumps(found[0].as_dict())},\n"candidates": [\n{listed}\n]}}\n'
+    text = f'{{"chosen": {json.dumps(asdict(found[0]))},\n"candidates": [\n{listed}\n]}}\n'
     expert.choice_file.write_text(text, encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nrc.data.mujoco.settings import PAPER
 from nrc.errors import UserError
 from nrc.places import ROOT
 
@@ -65,15 +66,17 @@ EXPERTS = {
     for expert in (
         Expert(
             "reacher", "Reacher-v4", PPO, 1_000, 200, 20,
-            Published((-5.68, 1.0), (0.009745, 0.012383), 1.15, (-0.00933,), mean_below=0.4),
+            Published((-5.68, 1.0), PAPER["reacher"].eigenvalues[::-1], 1.15, (-0.00933,), mean_below=0.4),
         ),
         Expert(
             "swimmer", "Swimmer-v4", PPO, 1_000, 200, 1,
-            Published((92.18, 25.0), (0.27564, 0.46588), 1.15, (-0.244,), mean=(1.35, 0.15)),
+            Published((92.18, 25.0), PAPER["swimmer"].eigenvalues[::-1], 1.15, (-0.244,), mean=(1.35, 0.15)),
         ),
         Expert(
             "hopper", "Hopper-v4", "Stable-Baselines3 SAC", 10_000, 2_000, 10,
-            Published((3500.0, 500.0), (0.21485, 0.37735, 0.44190), 1.2, (-0.215, -0.090, 0.059), mean_below=0.5),
+            Published(
+                (3500.0, 500.0), PAPER["hopper"].eigenvalues[::-1], 1.2, (-0.215, -0.090, 0.059), mean_below=0.5,
+            ),
         ),
     )
 }  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nrc.experts.choose import CORRELATION
 from nrc.experts.settings import DATA, EXPERTS, Expert
 from nrc.runs.files import between
 
@@ -57,7 +58,7 @@ def _chosen(expert: Expert) -> Iterable[str]:
     return (
         expert.name, f"{s['returns']:.3g} / {centre:g} ± {width:g}",
         f"{_list(s['eigenvalues'])} / {_list(p.eigenvalues)}, within {100 * (p.ratio - 1):.0f} %",
-        f"{_list(s['correlations'])} / {_list(p.correlations)} ± 0.15{either}", mean,
+        f"{_list(s['correlations'])} / {_list(p.correlations)} ± {CORRELATION:g}{either}", mean,
         f"{found['policy']}, from seed {found['first_seed']}, noise x {found['noise']:g}",
     )  # fmt: skip
 

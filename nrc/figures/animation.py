@@ -1,6 +1,5 @@
 """Features collapsing onto the plane during training, as a GIF, from the frames that a run has kept."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,7 @@ CAPTION = (
 def find(runs: Runs) -> Run | None:
     """The first finished run that has kept frames of a two-target problem; of any protocol if need be."""
     for protocol in dict.fromkeys((runs.protocol, *PROTOCOLS)):
-        here = runs if protocol == runs.protocol else replace(runs, protocol=protocol, _read={})
-        for found in here.of(EXPERIMENT).values():
+        for found in runs.in_folder(f"{EXPERIMENT}-{protocol}").values():
             for run in found:
                 if "frame_steps" in run.snapshots and len(run.snapshots["sigma"]) == geometry.TWO:
                     return run

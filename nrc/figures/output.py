@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -19,6 +18,7 @@ from nrc.places import PROTOCOLS
 from nrc.runs.directory import atomic, write_json
 from nrc.runs.files import csv_text, read_json
 from nrc.runs.read import Runs, commands
+from nrc.worker import cores
 
 # what a figure is made by, beside its runs
 SOURCES = ("figures", "criteria.py", "reference", "runs", "metrics", "theory")
@@ -145,19 +145,13 @@ def _draw_in_worker(name: str, outputs: Path, protocol: str, folder: Path) -> li
 
 def _draw_jobs(jobs: list[str], outputs: Path, protocol: str, folder: Path) -> Iterator[list[str]]:
     """Draw these, in this order; a worker must have a few figures to be worth its start."""
-    workers = min(_cores(), len(jobs) // 2)
+    workers = min(cores(), len(jobs) // 2)
     if workers < 2:
         runs = Runs(outputs, protocol)
         yield from (_draw(name, runs, folder) for name in jobs)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         yield from pool.map(_draw_in_worker, jobs, repeat(outputs), repeat(protocol), repeat(folder))
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def fingerprint(name: str, runs: Runs) -> str:

@@ -29,11 +29,6 @@ def curve(name: str, data: str, metric: str) -> pd.DataFrame:
     return table[(table["dataset"] == base(data)) & (table["metric"] == metric)]
 
 
-def published_sets(name: str = "deep_published") -> set[str]:
-    """Data sets that have published curves in this file."""
-    return set(published(name)["dataset"])
-
-
 def recipe(paper: str, data: str) -> dict[str, Any]:
     """How a paper, "deep" or "prevalence", made the curves of a data set; {} when it has none."""
     return _recipes()[paper].get(base(data), {})

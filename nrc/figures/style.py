@@ -47,9 +47,9 @@ def lambda_colours(values: Iterable[float]) -> dict[float, dict[str, Any]]:
     return found | ({0.0: {"color": "black", "ls": "--"}} if 0.0 in values else {})
 
 
-def number(value: float, digits: int = 2) -> str:
+def number(value: float) -> str:
     """A number for text: 0.034, 1.2e-05, 0."""
-    return "undefined" if math.isnan(value) else f"{value:.{digits}g}"
+    return "undefined" if math.isnan(value) else f"{value:.2g}"
 
 
 def whole(tau: float) -> str:

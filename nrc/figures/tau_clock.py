@@ -32,7 +32,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 def tau_clock(runs: Runs) -> Iterator[Drawing]:
     """Plain SGD and SGD with momentum on one axis of tau."""
     columns: dict[str, dict[str, list[Run]]] = {}
-    for data, found in runs.of("tau_clock", both_protocols=True).items():
+    for data, found in runs.in_folder("tau_clock").items():
         groups = {p: [run for run in found if run.protocol == p] for p in LOOKS}
         if all(groups[p] for p in NEEDED):
             columns[data] = {p: group for p, group in groups.items() if group}

@@ -105,7 +105,7 @@ def _decay_panel(drawing: Drawing, axes: Axes, data: str, kinds: Mapping[str, li
         gammas = []
         for run in found:
             try:
-                fit = fit_theory(run.snapshots["weight_end"], run.snapshots["sigma"], run.weight_decay)
+                fit = fit_theory(run.snapshots["weight_end"], run.snapshots["sigma"])
             except Undefined:
                 continue
             gammas.append(fit.gamma / fit.lambda_min)

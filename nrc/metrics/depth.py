@@ -20,10 +20,6 @@ NOISE_MAX = 0.05
 ALIGNMENT_MIN = 0.9
 R2_GAP_MAX = 0.05
 
-RULE = (
-    f"noise <= {NOISE_MAX:g}, alignment >= {ALIGNMENT_MIN:g}, affine R^2 within {R2_GAP_MAX:g} of the model's"
-)
-
 
 def _holds_the_signal(row: Mapping[str, float], model_mse: float, target_variance: float) -> bool:
     # written so that NaN fails
@@ -55,12 +51,11 @@ def first_collapsed_layer(
     return None
 
 
-def depth_of_collapse(rows: Sequence[Mapping[str, float]], model_mse: float, target_variance: float) -> int:
-    """How many layers, counted from the output, lie in the collapsed part; 0: none. Arguments as above.
+def depth_of_collapse(first: int | None, layers: int) -> int:
+    """How many of the layers are collapsed, from the first collapsed one (counted from 1; None: none is) to the output.
 
     Example:
-        >>> depth_of_collapse([{"noise": 1, "feature_weight_alignment": 0, "linear_mse": 1}], 0.1, 1.0)
-        0
+        >>> depth_of_collapse(4, layers=5), depth_of_collapse(None, layers=5)
+        (2, 0)
     """
-    first = first_collapsed_layer(rows, model_mse, target_variance)
-    return 0 if first is None else len(rows) - first + 1
+    return 0 if first is None else layers - first + 1

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nrc.arrays import double
-from nrc.metrics.linalg import RESOLUTION, Spectrum, eigenvalue_floor, spectrum
+from nrc.metrics.linalg import EPS, RESOLUTION, Spectrum, eigenvalue_floor, spectrum
 from nrc.moments import Moments
 
 ROUNDED = (
@@ -93,9 +93,7 @@ def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFi
     if limit > 0:
         # A direction left over explains |left|^2 over its variance, which may be as small as the rounding of its columns.
         # Half an ulp at either side makes variances of eps^2/12 down to eps^2/48, by the mantissa.
-        least = (rounding_along(others, rounding) / 48).clamp_min(
-            (len(values) * 2.3e-16) ** 2 * float(values[0])
-        )
+        least = (rounding_along(others, rounding) / 48).clamp_min((len(values) * EPS) ** 2 * float(values[0]))
         noise = (
             RESOLUTION * limit * moments.sigma_y.diagonal().sum()
         )  # what the sums themselves make of |left|^2
@@ -142,7 +140,7 @@ def fit_of_rows(moments: Moments, h: Tensor, y: Tensor, rounding: Tensor) -> Aff
     basis = torch.zeros(len(scale), len(values), dtype=torch.float64)
     basis[alive] = scale[alive, None] * right.T
     # singular values are good to k eps of the largest
-    kept = values > 2.3e-16 * len(values) * values[0]
+    kept = values > EPS * len(values) * values[0]
     targets = _centred(y) / len(y) ** 0.5
     along = left[:, kept].T @ targets
     error = float((targets - left[:, kept] @ along).square().sum())

@@ -306,16 +306,6 @@ class Layer:
         return self.moments.d if self.basis is None else len(self.basis)
 
     @cached_property
-    def signal_share(self) -> float:
-        """tr(W Sigma_H W') / tr(Sigma_Y)."""
-        if self.weight is None or not self.maps_to_targets:
-            raise Undefined("the weight does not map to the targets")
-        if self.target_rank == 0:
-            raise Undefined("targets are constant: their variance is 0")
-        w = self.weight.matrix
-        return float(((w @ self.moments.sigma_h) * w).sum() / self.targets.values.sum())
-
-    @cached_property
     def strongest_signal(self) -> float:
         """The largest share of a target's variance that its prediction has, whatever the units of the targets."""
         if self.weight is None:

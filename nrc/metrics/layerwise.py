@@ -22,7 +22,6 @@ from nrc.metrics.linalg import (
     eigenvalue_floor,
     fixed_normal,
     mean_cosine,
-    numerical_rank,
     outside,
     random_subspace_cosine,
     weight_matrix,
@@ -238,7 +237,7 @@ def linear_mse_uncentred(layer: Layer) -> float:
     second = m.sigma_h + torch.outer(m.mean_h, m.mean_h)
     cross = m.sigma_hy + torch.outer(m.mean_h, m.mean_y)
     values, vectors = torch.linalg.eigh(second)
-    kept = numerical_rank(values, RELEASED_RTOL**2 * max(float(values[-1]), 0.0))
+    kept = int((values > RELEASED_RTOL**2 * max(float(values[-1]), 0.0)).sum())
     basis = vectors[:, len(values) - kept :]
     a = ((cross.T @ basis) / values[len(values) - kept :]) @ basis.T
     a = layer.read_here(a, source)
@@ -442,5 +441,7 @@ def balancedness(layer: Layer) -> float:
 def signal_share(layer: Layer) -> float:
     """tr(W Sigma_H W')/tr(Sigma_Y), the variance of the prediction in that of the targets. [0, inf);
     below 1e-8: vanished."""
-    layer.require_prediction()
-    return layer.signal_share
+    w = layer.require_prediction().matrix
+    if layer.target_rank == 0:
+        raise Undefined("targets are constant: their variance is 0")
+    return float(((w @ layer.moments.sigma_h) * w).sum() / layer.targets.values.sum())

@@ -46,11 +46,12 @@ def spectrum(covariance: Tensor) -> Spectrum:
 # Float64 sums of products and their eigenproblem leave this share of the largest eigenvalue undecided: at most
 # 0.75e-15 was seen for 40 to 512 columns.
 RESOLUTION = 1e-15
+EPS = 2.3e-16  # of float64, rounded up
 
 
 def eigenvalue_floor(values: Tensor) -> float:
     """Eigenvalues (d,), largest first, at or below this count as zero: d eps of the largest, eps of float64."""
-    return 2.3e-16 * len(values) * float(values[0])
+    return EPS * len(values) * float(values[0])
 
 
 def smallest_eigenvalue(covariance: Tensor) -> float:
@@ -67,15 +68,10 @@ def smallest_eigenvalue(covariance: Tensor) -> float:
         return 0.0
     scale = torch.outer(deviation, deviation)
     correlation = covariance / scale
-    if float(torch.linalg.eigvalsh(correlation)[0]) <= 2.3e-16 * len(deviation):
+    if float(torch.linalg.eigvalsh(correlation)[0]) <= EPS * len(deviation):
         return 0.0
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(correlation)) / scale
     return 1.0 / float(torch.linalg.eigvalsh(inverse)[-1])
-
-
-def numerical_rank(values: Tensor, tolerance: float) -> int:
-    """How many of the values exceed the tolerance (an absolute one)."""
-    return int((values > tolerance).sum())
 
 
 def weight_matrix(weight: Any) -> tuple[Tensor, tuple[int, ...], float]:
@@ -113,7 +109,7 @@ def weight_spectrum(weight: Any) -> WeightSpectrum:
     values = gram.values.sqrt()
     # rounding to 16 bits moves singular values by about eps of the largest, whatever the size
     rounding = max(matrix.shape) * min(eps, torch.finfo(torch.float32).eps)
-    rank = numerical_rank(values, max(rounding, eps, 1e-7) * float(values[0]))
+    rank = int((values > max(rounding, eps, 1e-7) * float(values[0])).sum())
     vectors = gram.vectors
     if wide:
         # Orthonormal again after the division by singular values of very different size.

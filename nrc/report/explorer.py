@@ -34,7 +34,7 @@ def data(runs: Runs) -> dict[str, Any]:
     """Everything the page's script draws: curves by experiment and data set, and what each metric is."""
     experiments, labels = {}, {}
     for folder in folders(runs):
-        here = runs_in(runs, folder)
+        here = runs.in_folder(folder)
         if here:
             experiments[folder] = {name: [_curves(run) for run in found] for name, found in here.items()}
             labels[folder] = {name: pretty(name, found) for name, found in here.items()}
@@ -48,11 +48,6 @@ def data(runs: Runs) -> dict[str, Any]:
         "about": {name: words for name in sorted(used) if (words := about(name))},
         "viridis": [matplotlib.colors.to_hex(shade) for shade in shades],
     }
-
-
-def runs_in(runs: Runs, folder: str) -> dict[str, list[Run]]:
-    """Data set -> finished runs of one experiment folder, whatever their protocol."""
-    return runs.of(folder, both_protocols=True)
 
 
 def _names(run: dict[str, Any]) -> Iterable[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from nrc.errors import UserError
+from nrc.experiments import FOLDER, experiments
 from nrc.figures.registry import Figure, figure_of, figures
 from nrc.places import ROOT
-from nrc.report.scorecard import experiment_block
 from nrc.runs.files import atomic, between
 
 PAGE, THUMBNAILS = Path("docs/figures.md"), Path("outputs/gallery/thumbnails")
@@ -106,9 +106,9 @@ def commands(made: Figure) -> list[str]:
     Those that need a file are left out where there are others. In the order in which the figure reads them.
     """
     found = {}
-    for file in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
-        declared = experiment_block(file.stem)
+    for name, declared in experiments().items():
         if made in map(figure_of, declared.get("figures", ())):
+            file = FOLDER / f"{name}.yaml"
             command = MADE_BY.search(file.read_text(encoding="utf-8"))
             assert command, f"{file} does not begin with its command"
             found[command[1]] = made.reads.index(declared["name"])

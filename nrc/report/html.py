@@ -178,9 +178,7 @@ class _Linker:
 
 def _facts(runs: Runs) -> list[str]:
     """Where the numbers come from: how many runs, versions, commits."""
-    found = [
-        run for folder in explorer.folders(runs) for d in explorer.runs_in(runs, folder).values() for run in d
-    ]
+    found = [run for folder in explorer.folders(runs) for d in runs.in_folder(folder).values() for run in d]
     if not found:
         return ["no finished runs"]
     environments = [run.info.get("environment", {}) for run in found]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nrc.figures.reference import base, curve, published, published_sets, recipe
+from nrc.figures.reference import base, curve, published, recipe
 from nrc.figures.sgemm import AT_LEAST, WITHIN, tolerance
 from nrc.figures.style import pretty
 from nrc.report.registry import Values, number
@@ -58,7 +58,7 @@ def deep_value(run: Run, metric: str) -> float:
 
 def as_published(run: Run, metric: str) -> str:
     """Our metric that counts the directions as the paper does, if this run has it."""
-    name = f"{metric}_r{DIRECTIONS.get(base(run.data), 0)}"
+    name = f"{metric}_r{DIRECTIONS.get(run.dataset, 0)}"
     return name if any(len(run.series(name, layer=layer)) for layer in run.layers) else metric
 
 
@@ -97,7 +97,7 @@ class Comparison:
 def comparisons(runs: Runs) -> list[Comparison]:
     """One table per data set that has both published layer values and finished runs."""
     found = []
-    for known in sorted(published_sets(), key=lambda d: (d not in OWN_ROWS, d)):
+    for known in sorted(set(published("deep_published").dataset), key=lambda d: (d not in OWN_ROWS, d)):
         experiment = known if known in ("low_rank", "sgemm") else "deep"
         home = runs_of(runs, experiment)
         for data in home.of(experiment):

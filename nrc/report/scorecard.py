@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from nrc.errors import UserError
+from nrc.experiments import experiments
 from nrc.figures.style import describe_model, pretty
-from nrc.places import ROOT
 from nrc.report.published import published_tau
 from nrc.report.registry import (
     HOLDS,
@@ -75,23 +74,11 @@ class Row:
 def planned(protocol: str) -> dict[str, dict[str, bool]]:
     """Experiment -> data sets that conf/experiment runs it on in this protocol -> whether they need a user's file."""
     found: dict[str, dict[str, bool]] = {}
-    for file in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
-        told = experiment_block(file.stem)
+    for told in experiments().values():
         if protocol in told["protocols"]:
             own = bool(told.get("needs_path"))
             found.setdefault(told["name"], {}).update(dict.fromkeys(told["datasets"], own))
     return found
-
-
-def experiment_block(name: str) -> dict[str, Any]:
-    """The `experiment` block of a file, on top of those of the files it builds on (nrc.cli.config has Hydra's own)."""
-    file = yaml.safe_load((ROOT / "conf" / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
-    parents = [entry for entry in file.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
-    return {
-        k: v
-        for part in [*map(experiment_block, parents), file.get("experiment", {})]
-        for k, v in part.items()
-    }
 
 
 def scorecard(runs: Runs, chosen: Sequence[Claim] | None = None) -> list[Row]:
@@ -118,7 +105,7 @@ def scorecard(runs: Runs, chosen: Sequence[Claim] | None = None) -> list[Row]:
 
 def _all(runs: Runs, experiment: str) -> list[Run]:
     """Its runs of this protocol; of an experiment that compares protocols, or is too long for this one, all."""
-    found = runs_of(runs, experiment).of(experiment) or runs.of(experiment, both_protocols=True)
+    found = runs_of(runs, experiment).of(experiment) or runs.in_folder(experiment)
     return [run for these in found.values() for run in these if run.snapshots]
 
 

@@ -11,7 +11,6 @@ import lzma
 import platform
 import shutil
 import tarfile
-import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,7 @@ import nrc
 from nrc.errors import UserError
 from nrc.places import PROTOCOLS, ROOT
 from nrc.runs.directory import read_info, write_json
-from nrc.runs.files import atomic, lock, sha256
+from nrc.runs.files import atomic, lock, read_json, sha256
 
 HOME = ROOT / "data" / "archive"
 MARK = "archive.json"  # in a folder of unpacked runs
@@ -163,10 +162,7 @@ def _unpack(file: Path, target: Path, manifest: dict[str, Any]) -> None:
 
 def mark(outputs: Path) -> dict[str, Any] | None:
     """What is known of archived runs: version, date, processor; None for a folder of one's own runs."""
-    try:
-        return dict(json.loads((outputs / MARK).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+    return read_json(outputs / MARK) or None
 
 
 def _finished(outputs: Path, protocol: str) -> Iterator[Path]:
@@ -243,7 +239,7 @@ def _members(file: Path, listed: dict[str, str]) -> Iterator[tuple[PurePosixPath
                 if data is None or hashlib.sha256(data).hexdigest() != known:
                     raise UserError(f"{file}: {member.name!r} is not what its manifest lists; {GET_IT}")
                 yield path, data
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise UserError(f"{file} cannot be unpacked ({' '.join(str(error).split())}); {GET_IT}") from error
     if left:
         raise UserError(f"{file} lacks {len(left)} files of its manifest, e.g. {next(iter(left))}; {GET_IT}")

@@ -87,17 +87,6 @@ class Run:
         return dict(self.info["data"]["variant"])
 
     @property
-    def rows(self) -> int:
-        """Train rows."""
-        return int(self.info["data"]["train"])
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """Height and width of the images; None when the inputs are no images."""
-        size = self.info["data"]["image_size"]
-        return None if size is None else (int(size[0]), int(size[1]))
-
-    @property
     def weight_decay(self) -> float:
         return float(self.settings["optim"]["weight_decay"])
 
@@ -229,9 +218,12 @@ class Runs:
     pending: Collection[Path] = ()
     _read: dict[str, dict[str, list[Run]]] = field(default_factory=dict)
 
-    def of(self, experiment: str, *, both_protocols: bool = False) -> dict[str, list[Run]]:
+    def of(self, experiment: str) -> dict[str, list[Run]]:
         """Data set (with its variant) -> finished runs, largest weight decay first, then by seed; {} if there are none."""
-        folder = experiment if both_protocols else f"{experiment}-{self.protocol}"
+        return self.in_folder(f"{experiment}-{self.protocol}")
+
+    def in_folder(self, folder: str) -> dict[str, list[Run]]:
+        """The same of one folder of `outputs`, whatever the protocol of its runs."""
         if folder not in self._read:
             self._read[folder] = self._find(self.outputs / folder)
         return self._read[folder]

@@ -15,6 +15,7 @@ from nrc.training.placement import rows
 from nrc.training.steppers import Stepper
 
 STRIDE = 2**64 - 1  # counter values between two epochs: more than a permutation can take
+LOOK = 64  # steps between two looks at the errors
 
 
 class Diverged(Exception):
@@ -68,13 +69,13 @@ def train_steps(
         stop: asked after every step; True ends the loop early.
 
     Raises:
-        Diverged: the error is no longer finite (looked at once in 64 steps and at the end).
+        Diverged: the error is no longer finite (looked at once in `LOOK` steps and at the end).
     """
     for step in range(first, last):
         index = next(order)
         here = rows(x, index, y.device), rows(y, index, y.device)
         residual = stepper.step(*here, clock.lr_at(step))
-        if (step % 64 == 0 or step == last - 1) and not torch.isfinite(residual).all():
+        if (step % LOOK == 0 or step == last - 1) and not torch.isfinite(residual).all():
             raise Diverged(step)
         if stop():
             return step + 1

@@ -1,6 +1,5 @@
 """The members of a sweep, and which of them can be trained as one program."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,13 +28,6 @@ class Member:
     tensorboard: bool = False
     resident: str = "auto"
     rank: int = 0
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux; elsewhere a process may use all
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def stackable(settings: RunSettings) -> bool:

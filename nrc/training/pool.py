@@ -19,12 +19,12 @@ import torch
 
 from nrc.data import RegressionData
 from nrc.errors import UserError, in_one_line
-from nrc.training.members import Member, cores, stacks
+from nrc.training.members import Member, stacks
 from nrc.training.progress import SweepProgress
 from nrc.training.run import choose_device, ended, fit
 from nrc.training.stacked import fit_stack
 from nrc.training.stopping import become_worker, signals_held, stop_signals
-from nrc.worker import serve
+from nrc.worker import cores, serve
 
 log = logging.getLogger(__name__)
 Outcomes = dict[Path, str]
@@ -162,7 +162,7 @@ class _Worker:
                 self.pipe.send(self.task)
             return answer
         self.close()
-        return _all(self.job, "its process was killed (out of memory?); the same command continues it"), []
+        return _failed(self.job, "its process was killed (out of memory?); the same command continues it"), []
 
     def close(self) -> None:
         self.pipe.close()
@@ -219,7 +219,8 @@ def _work(
     return outcomes
 
 
-def _all(job: list[Member], words: str) -> Outcomes:
+def _failed(job: list[Member], words: str) -> Outcomes:
+    """An error for every run of a job."""
     return {member.directory: f"error: {words}" for member in job}
 
 
@@ -262,7 +263,7 @@ def work(pipe: Connection, jobs: queue.SimpleQueue, gpu: int | None) -> None:
         try:
             outcomes = do(job, device, _teller(pipe))
         except Exception as error:  # a defect in one run must not cost the others
-            outcomes = _all(job, in_one_line(error))
+            outcomes = _failed(job, in_one_line(error))
         with suppress(OSError):  # nobody is left to hear it
             pipe.send((outcomes, logged.lines))
 

@@ -11,15 +11,16 @@ import torch
 
 from nrc.errors import UserError
 from nrc.runs.directory import environment
-from nrc.training.members import Member, cores
+from nrc.training.loop import LOOK
+from nrc.training.members import Member
 from nrc.training.run import Site, no_denormals, open_run, prepare, train_to_end
 from nrc.training.stacked_step import StackedStepper, stacked_order
 from nrc.training.steppers import HandStepper
 from nrc.training.stopping import asked_to_stop, stop_signals
 from nrc.training.trial import Trial
+from nrc.worker import cores
 
 log = logging.getLogger(__name__)
-LOOK = 64  # steps between two looks at the errors, as in `train_steps`
 
 
 def fit_stack(

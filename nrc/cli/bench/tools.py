@@ -12,8 +12,8 @@ import torch
 
 from nrc.errors import UserError
 from nrc.runs.directory import environment
-from nrc.training.members import cores
 from nrc.training.run import choose_device
+from nrc.worker import cores
 
 CORES = cores()
 

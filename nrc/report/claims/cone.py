@@ -10,7 +10,7 @@ from typing import Any
 
 from nrc import criteria
 from nrc.criteria import COLLAPSED, geometric_mean, not_yet
-from nrc.figures.cone import arm, to_one_side
+from nrc.figures.cone import arm, mean_of, scale_of, to_one_side
 from nrc.report.claims.layers import deep_mean
 from nrc.report.registry import (
     FAILS,
@@ -64,8 +64,7 @@ def _centred(runs: Iterable[Run]) -> list[Run]:
 
 def _two_sided(runs: Iterable[Run]) -> list[Run]:
     """Centred targets, and those that lie on both sides of 0 as they were recorded."""
-    facts = [(run, run.info["data"]) for run in runs]
-    return [run for run, data in facts if data["mean_in_deviations"] < TWO_SIDED and not data["one_sided"]]
+    return [run for run in runs if mean_of(run) < TWO_SIDED and not run.info["data"]["one_sided"]]
 
 
 def _untestable(what: str) -> Finding:
@@ -174,12 +173,10 @@ def cone_scale(case: Case) -> Finding:
     """Of centred targets, NRC1 of the smallest ends at half of that of the largest or less, with a larger offset and all
     target directions alive."""
     arms = _centred(_pick(case, RELU, headline=False))
-    scales = sorted({float(run.variant.get("target_scale", 1.0)) for run in arms})
+    scales = sorted({scale_of(run) for run in arms})
     if len(scales) < 2:
         return _untestable("with centred targets of two sizes")
-    small, large = (
-        [r for r in arms if float(r.variant.get("target_scale", 1.0)) == s] for s in (scales[0], scales[-1])
-    )
+    small, large = ([run for run in arms if scale_of(run) == s] for s in (scales[0], scales[-1]))
     moved = min(values(small, "offset")) > max(values(large, "offset"))
     dead = any(run.lost_direction for run in small)
     ok = moved and not dead and beats(values(small, "nrc1"), values(large, "nrc1"))

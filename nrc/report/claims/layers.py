@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from nrc.figures.layers import first_collapsed
-from nrc.figures.reference import base
-from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX, R2_GAP_MAX, first_collapsed_layer
+from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX, R2_GAP_MAX, depth_of_collapse, first_collapsed_layer
 from nrc.metrics.linalg import stable_rank
 from nrc.report.published import DIRECTIONS, UNIT_VARIANCE, as_published, by_layer, deep_value, line, reach
 from nrc.report.registry import (
@@ -112,7 +111,7 @@ def _published(case: Case, value: float, good: bool, how: str = "") -> dict[str,
     if not np.isfinite(value):
         return {}
     run = case.main[0]
-    directions = DIRECTIONS.get(base(run.data))
+    directions = DIRECTIONS.get(run.dataset)
     details = ["other data" * (run.kind != "paper"), f"{directions} directions" if directions else "", how]
     where = f" ({', '.join(filter(None, details))})" if any(details) else ""
     return {f"published{where}, by this bound: {word(good)}": [value]}
@@ -184,7 +183,7 @@ def _deep(
 
 def _directions(case: Case, metric: str, words: str) -> list[tuple[str, str, str]]:
     """The paper's view of a metric that counts directions, and ours where they differ."""
-    theirs = DIRECTIONS.get(base(case.main[0].data))
+    theirs = DIRECTIONS.get(case.main[0].dataset)
     if theirs is None:
         return [(PAPER, f"{words}, {case.n} directions", metric)]
     return [
@@ -295,7 +294,7 @@ def predictability(case: Case) -> Finding:
         views.append(View(RELEASED, "train set, no intercept, small directions cut off", bare, without))
     views.append(View(CORRECTED, "held-out, affine" if held_out else "affine", ends, verdict))
     run = case.main[0]
-    known = base(run.data) in UNIT_VARIANCE
+    known = run.dataset in UNIT_VARIANCE
     theirs = deep_value(run, "linear_mse") - line(run, "model_mse") if known else float("nan")
     first = run.layers[0]
     beside = {START: starts} | _published(case, theirs, theirs <= R2_GAP_MAX, "train rows")
@@ -318,19 +317,18 @@ def predictability(case: Case) -> Finding:
 
 def collapsed_layers(run: Run, end: str = "", when: str = "end") -> float:
     """How many layers are collapsed, down to the output; arguments as for `first_collapsed`."""
-    first = first_collapsed(run, end, when)
-    return 0.0 if first is None else float(len(run.layers) - first + 1)
+    return float(depth_of_collapse(first_collapsed(run, end, when), len(run.layers)))
 
 
 def _published_depth(run: Run) -> float:
     """The same of the published layer values; NaN where one of them, or the targets' variance, is not known."""
     names = ("noise", ALIGNMENT, "linear_mse")
     columns = [by_layer(run, name) for name in names]
-    if not all(columns) or base(run.data) not in UNIT_VARIANCE:
+    if not all(columns) or run.dataset not in UNIT_VARIANCE:
         return float("nan")
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     first = first_collapsed_layer(rows, line(run, "model_mse"), target_variance=1.0)
-    return 0.0 if first is None else float(len(rows) - first + 1)
+    return float(depth_of_collapse(first, len(rows)))
 
 
 @claim(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from nrc.criteria import COLLAPSED
 from nrc.figures.ufm import predicted, residuals
 from nrc.metrics.linalg import unevenness
 from nrc.report.registry import (
@@ -78,7 +79,7 @@ def ufm_collapse(case: Case) -> Finding:
     why = f"c = {best.c:.2g} below lambda_min; {case.clock}" + "; a target direction is dead" * case.lost
     beside = {START: case.ends(lambda run: larger(run, "start"))} | case.controls(larger)
     ok = collapsed(case.main, "nrc1", "nrc2")
-    return Finding("larger of NRC1 and NRC2", case.ends(larger), case.word(ok), why, beside, bound=0.05)
+    return Finding("larger of NRC1 and NRC2", case.ends(larger), case.word(ok), why, beside, bound=COLLAPSED)
 
 
 @claim(
