@@ -10,6 +10,7 @@ import sys
 import threading
 from contextlib import suppress
 from importlib import import_module
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,6 +20,21 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux; elsewhere a process may use all
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def follow_parent() -> None:
+    """End this worker of a `ProcessPoolExecutor` as soon as its parent is gone, however that ended.
+
+    By themselves its workers wait for ever for the next job of a parent that was killed.
+    """
+    parent = parent_process()
+
+    def end() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def serve(pipe: Connection, module: str, *arguments: Any) -> None:

@@ -408,3 +408,34 @@ def test_the_record_never_lacks_a_status(tmp_path: Path) -> None:
     assert fit(settings(), tmp_path / "run", progress=look) == "finished"
     assert set(seen) == {"running"} and status(tmp_path / "run") == "finished"
     assert RunDirectory.open(tmp_path / "run", read_info(tmp_path / "run")["identity"]).finished
+
+
+POOL = """
+import sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from nrc.worker import follow_parent
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2, get_context("spawn"), follow_parent) as pool:
+        assert list(pool.map(abs, [-1, -2])) == [1, 2]
+        jobs = [pool.submit(time.sleep, seconds) for seconds in (0, 600)]  # one worker waits, the other works
+        print(*pool._processes, flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc, which Linux has")
+def test_workers_that_draw_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "pool.py").write_text(POOL)
+    command = [sys.executable, str(tmp_path / "pool.py")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        workers = process.stdout.readline().split()
+        process.kill()
+    assert len(workers) == 2
+    until = time.monotonic() + 30
+    while any(Path("/proc", worker).exists() for worker in workers) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(Path("/proc", worker).exists() for worker in workers)

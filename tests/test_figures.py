@@ -191,7 +191,9 @@ def test_every_figure_has_a_title_a_fixed_caption_and_numbers(all_experiments: P
     for drawing in found:
         assert drawing.title and len(drawing.table) and drawing.runs
         small_print = drawing.figure.texts[-1].get_text()
-        assert all(word in small_print for word in ("protocol", "τ up to 100", "own experts", "MLP of ", "width 8"))
+        assert all(
+            word in small_print for word in ("protocol", "τ up to 100", "own experts", "MLP of ", "width 8")
+        )
     for figure in figures().values():
         sentences = figure.caption.split(". ")
         assert 1 < len(sentences) <= 6 and figure.caption.endswith("."), figure.name

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from nrc.errors import UserError
 from nrc.experts.policy import Policy
 from nrc.experts.rollout import Episode, first_transitions, run_until
 from nrc.experts.settings import Expert, Published
+from nrc.worker import cores, follow_parent
 
 BLOCKS = 5  # of episodes that each policy is tried on
 CORRELATION = 0.15  # one tolerance
@@ -121,7 +121,7 @@ def candidates(
         for block in range(BLOCKS)
     ]
     found: list[Candidate] = []
-    with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(len(jobs), cores()), get_context("spawn"), follow_parent) as pool:
         for job, one in zip(jobs, pool.map(_tried, jobs), strict=True):
             where = f"{job[1].stem}, episodes from {job[2]}"
             if isinstance(one, Candidate):

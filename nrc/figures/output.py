@@ -18,7 +18,7 @@ from nrc.places import PROTOCOLS
 from nrc.runs.directory import atomic, write_json
 from nrc.runs.files import csv_text, read_json
 from nrc.runs.read import Runs, commands
-from nrc.worker import cores
+from nrc.worker import cores, follow_parent
 
 # what a figure is made by, beside its runs
 SOURCES = ("figures", "criteria.py", "reference", "runs", "metrics", "theory")
@@ -150,7 +150,7 @@ def _draw_jobs(jobs: list[str], outputs: Path, protocol: str, folder: Path) -> I
         runs = Runs(outputs, protocol)
         yield from (_draw(name, runs, folder) for name in jobs)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), follow_parent) as pool:
         yield from pool.map(_draw_in_worker, jobs, repeat(outputs), repeat(protocol), repeat(folder))
 
 
