@@ -59,7 +59,7 @@ def _chosen(expert: Expert) -> Iterable[str]:
         expert.name, f"{s['returns']:.3g} / {centre:g} ± {width:g}",
         f"{_list(s['eigenvalues'])} / {_list(p.eigenvalues)}, within {100 * (p.ratio - 1):.0f} %",
         f"{_list(s['correlations'])} / {_list(p.correlations)} ± {CORRELATION:g}{either}", mean,
-        f"{found['policy']}, from seed {found['first_seed']}, noise x {found['noise']:g}",
+        f"{found['policy']}, episodes from environment seed {found['first_seed']} on, noise x {found['noise']:g}",
     )  # fmt: skip
 
 
