@@ -67,4 +67,4 @@ def _title(data: str, used: list[Run]) -> str:
     theirs = curve("prevalence_published", data, "nrc1_raw")
     decay = float(theirs["weight_decay"].iloc[0])
     budget = decay * theirs["tau"].max()
-    return f"{style.pretty(data)}\npublished λ = {style.scientific(decay)},  λτ = {budget:.3g}"
+    return f"{style.pretty(data)}, published:\nλ = {style.scientific(decay)},  λτ = {budget:.3g}"

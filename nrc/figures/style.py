@@ -91,7 +91,7 @@ def state(runs: Sequence[Run]) -> str:
         return "vanished"
     alive, rank = min(((run.alive, run.target_rank) for run in runs), default=(0, 0))
     if alive < rank:
-        return f"{alive} of {rank} directions alive"
+        return f"{alive} of {rank} alive"
     return "not yet" if criteria.not_yet(max(run.budget for run in runs)) else ""
 
 
