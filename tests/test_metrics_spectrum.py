@@ -193,8 +193,8 @@ def test_the_pass_is_that_of_the_weights_in_float64(kind):
     assert not any(module._forward_hooks for module in watch.model.modules())
 
 
-def test_at_both_ends_the_best_map_of_strongly_collapsed_features_is_that_of_the_rows():
-    # inputs of very different size, mixed afterwards: directions of the third layer's features that float64 sums lose
+def test_at_both_ends_the_best_map_is_that_of_the_rows_where_sums_do_not_tell():
+    # inputs of very different size, mixed afterwards; the targets are in directions that float64 sums lose
     watch = measurer(MLP(width=16))
     mix = torch.tensor([[(-1.0) ** (i & j).bit_count() for j in range(16)] for i in range(16)])
     with torch.no_grad():
@@ -202,6 +202,7 @@ def test_at_both_ends_the_best_map_of_strongly_collapsed_features_is_that_of_the
         watch.modules["fc2"].weight.copy_(mix)
         watch.modules["fc1"].bias.fill_(5.0)  # every ReLU lets all pass
         watch.modules["fc2"].bias.copy_(5.0 - 5.0 * mix.sum(1))
+        watch.train.y.mul_(0.3).add_(watch.train.x[:, 2:4])  # the test rows are a part of them
 
     def found(step):
         return {row[3]: row[6] for row in watch.rows(step) if row[4:6] == ("fc3", "linear_mse")}
@@ -212,6 +213,10 @@ def test_at_both_ends_the_best_map_of_strongly_collapsed_features_is_that_of_the
     expected["test"] = np.mean((np.c_[x, np.ones(len(x))][:50] @ map_ - y[:50]) ** 2)
     assert found(0) == pytest.approx(expected, rel=1e-5)
     assert found(watch.clock.total_steps) == pytest.approx(expected, rel=1e-5)
+    between = found(1)
+    assert (
+        "train" not in between and np.isnan(between["test"]) and "sums" in watch.undefined["fc3/linear_mse"]
+    )
 
 
 def test_balancedness_of_a_run_is_that_of_the_weights_on_both_sides():

@@ -67,7 +67,7 @@ def cone(runs: Runs) -> Iterator[Drawing]:
         _predicted(drawing, axes, told, mean_of, data)
         curves.log_axis(axes, top=1.0)
         axes.set_title(style.column_title(data, these))
-        axes.set_xlabel("length of the mean of the targets\n(deviations)")
+        axes.set_xlabel("mean of the targets\n(length, in deviations)")
         drawing.runs += these
     if scaled:
         axes = drawing.grid[0, -1]

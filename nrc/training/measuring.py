@@ -3,8 +3,8 @@
 Networks on tables are measured by a forward pass in float64, so that the metrics are those of the weights: the
 rounding of a float32 pass alone gives an NRC1 of about 1e-14 (see `nrc.metrics.last_layer.nrc1_floor`). What counts
 as a direction is still judged by the precision of the network's own type. Image networks run in their own type.
-At the start and the end of a run on a table the rows are kept as well, for what sums of strongly collapsed features
-leave undecided.
+At the start and the end of a run on a table the rows are kept as well: they give the best affine map where the sums
+of strongly collapsed features leave it undefined.
 """
 
 import logging
@@ -45,8 +45,7 @@ class Pass(NamedTuple):
     """What one measurement reads off the data: the moments of all layers on both parts, and z = W h, the
     predictions without the output bias, of the train rows (N, n).
 
-    `rows`: of some layers the features and targets (train, test) themselves, which the best affine map of strongly
-    collapsed features takes (`nrc.metrics.fit`).
+    `rows`: of some layers the features and targets (train, test) themselves, for what the sums leave undefined.
     """
 
     train: Collected
@@ -61,6 +60,7 @@ SNAPSHOT_ROWS = 256  # enough for the 3-D picture, small enough for every run di
 HIDDEN = [*LAYERWISE, *(f"evr_{k}" for k in range(1, 6))]
 # an eigenproblem of its own, and compared at the end alone: not at every step
 AT_ENDS = {"linear_mse_uncentred", "rankme"}
+AFFINE = ("linear_mse",)
 AT_RANK = (  # what depends on the number of target directions
     "noise",
     "noise_abs",
@@ -237,7 +237,7 @@ class Measurer:
             here, held_out = layers_of(
                 [train[name], test[name]], weight, bias, maps_to_targets=is_head, maker=self._maker(name)
             )
-            if name in kept:
+            if name in kept and any("linear_mse" in evaluate(x, AFFINE).undefined for x in (here, held_out)):
                 here, held_out = (
                     layer.with_rows(*part) for layer, part in zip((here, held_out), kept[name], strict=True)
                 )
@@ -258,7 +258,7 @@ class Measurer:
                 for m, value in values.values.items()
                 if is_head or m not in values.undefined
             ]
-            affine = evaluate(held_out, ("linear_mse",))
+            affine = evaluate(held_out, AFFINE)
             rows.append((*when, "test", name, "linear_mse", affine["linear_mse"]))
             for rank in self.ranks:
                 again = evaluate(replace(here, rank=rank), AT_RANK)
