@@ -1,5 +1,8 @@
 """Training on images: from a memory map, cut and continued, measured layer by layer, and refused in one line."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import SCRIPTS
 
 import nrc.training.placement as placement
 from nrc.data import RegressionData
@@ -228,3 +232,17 @@ def test_positions_are_another_measurement(run: Path, tmp_path: Path) -> None:
     assert noise(every) != noise(pooled)
     with pytest.raises(UserError, match=r"measure\.positions is 'some'"):
         Measure(positions="some")
+
+
+@pytest.mark.slow
+def test_a_sweep_on_drawn_images_ends_without_a_warning(tmp_path: Path) -> None:
+    """The bar of a worker has a lock of its own: tqdm's is a semaphore, which Python then calls leaked."""
+    settings = (
+        "experiment=images data=carla_2d data.rendered=60 data.size=[22,50] protocol.tau=0.1 protocol.epochs=null "
+        "optim.weight_decay=0,1e-3 seed=0 measure.evenly=0 measure.log_spaced=0 data.cache=cache"
+    )
+    command = [sys.executable, str(SCRIPTS / "train.py"), "-m", *settings.split()]
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS.parent), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0 and "2 runs finished" in ended.stdout + ended.stderr
+    assert "leaked" not in ended.stderr

@@ -7,6 +7,7 @@ worker that was killed costs its own job alone. This works alike on Linux, macOS
 
 import logging
 import queue
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from nrc.data import RegressionData
 from nrc.errors import UserError, in_one_line
@@ -250,6 +252,7 @@ class _Collect(logging.Handler):
 def work(pipe: Connection, jobs: queue.SimpleQueue, gpu: int | None) -> None:
     """Do one job after the other; `nrc.worker` ends the process."""
     become_worker()
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that is killed leaves behind
     if gpu is not None:
         torch.cuda.set_device(gpu)  # what "cuda" means in this process
     logger, logged = logging.getLogger("nrc"), _Collect()
