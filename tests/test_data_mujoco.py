@@ -492,7 +492,9 @@ CLASSES = {
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_the_defaults_of_a_class_are_those_of_its_file(name: str) -> None:
-    config = OmegaConf.load(CONF / f"{name}.yaml")
+    file = OmegaConf.load(CONF / f"{name}.yaml")
+    assert file.pop("defaults")[0].endswith("targets@_here_")
+    config = OmegaConf.merge(OmegaConf.load(CONF / "base/targets.yaml"), file)
     given = OmegaConf.create({"data": config, "protocol": {"name": "quick"}}).data  # without any recipe
     values = OmegaConf.to_container(given, resolve=True)
     assert isinstance(values, dict) and values.pop("_target_") == f"nrc.data.{CLASSES[name].__name__}"

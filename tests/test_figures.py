@@ -353,7 +353,7 @@ def test_a_collapse_bought_with_a_target_direction_is_named(
     metric = measure(torch.randn(20, 8), torch.randn(20, 2), weight)["weight_rcond"]
     assert run.alive == alive and run.lost_direction == (alive < 2) == (metric < ALIVE)
     for name in ("prevalence", "evr", "gamma", "sweep"):
-        named = any("1 of 2 directions alive" in text for text in words(drawn(name, tmp_path)))
+        named = any("1 of 2 alive" in text for text in words(drawn(name, tmp_path)))
         assert named == (alive < 2), name
 
 
