@@ -284,8 +284,8 @@ def test_a_new_module_is_a_new_figure(tmp_path: Path, monkeypatch: pytest.Monkey
         "        drawing.runs += found\n"
         "        yield drawing\n"
     )
-    monkeypatch.setattr("nrc.figures.__path__", [*nrc.figures.__path__, str(home)])
     figures()  # else the others would register in what is taken back, and never again
+    monkeypatch.setattr("nrc.figures.__path__", [*nrc.figures.__path__, str(home)])
     monkeypatch.setattr("nrc.figures.registry._registered", dict(registry._registered))
     names = [path.name for path, _ in draw("mine", Runs(tmp_path))]
     assert names == ["mine_reacher.png", "mine_reacher.pdf", "mine_reacher.csv"]
