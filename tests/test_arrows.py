@@ -10,7 +10,7 @@ LATER = ("training", "figures", "report", "cli")
 FORBIDDEN = {
     "data": ("models", "moments", "metrics", "runs", "theory", *LATER),
     "models": ("data", "moments", "metrics", "runs", "theory", *LATER),
-    "targets.py": ("data", "models", "moments", "metrics", "runs", "theory", *LATER),
+    "rank.py": ("data", "models", "moments", "metrics", "runs", "theory", *LATER),
     "moments.py": ("data", "models", "metrics", "runs", "theory", *LATER),
     "metrics": ("data", "models", "runs", "theory", *LATER),
     "training": ("figures", "report", "cli"),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nrc.errors import UserError, check_choices
-from nrc.targets import numerical_rank
+from nrc.rank import rank_of_targets
 
 Array = NDArray[Any]
 Kind = Literal["paper", "own experts", "real", "synthetic", "stand-in"]
@@ -175,7 +175,7 @@ class RegressionData:
     def target_rank(self) -> int:
         """Numerical rank of the centred train targets as float32, by the rule of the metrics; units do not count."""
         mean = self.y_train.mean(axis=0, dtype=np.float64)
-        return numerical_rank(self.sigma, mean, float(np.finfo(np.float32).eps))
+        return rank_of_targets(self.sigma, mean, float(np.finfo(np.float32).eps))
 
     @cached_property
     def mean_in_deviations(self) -> float:

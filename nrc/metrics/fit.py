@@ -20,6 +20,7 @@ from torch import Tensor
 from nrc.arrays import double
 from nrc.metrics.linalg import EPS, RESOLUTION, Spectrum, eigenvalue_floor, spectrum
 from nrc.moments import Moments
+from nrc.rank import above_rounding, rounding_along
 
 ROUNDED = (
     2 * torch.finfo(torch.float64).eps
@@ -53,26 +54,6 @@ class AffineFit:
         return not self.rank_open and self.doubt <= SETTLED * self.error
 
 
-def rounding_along(basis: Tensor, rounding: Tensor) -> Tensor:
-    """Rounding b' R b of the directions in the columns of basis (d, k); R is (d,), a diagonal, or (d, d)."""
-    return (_times(rounding, basis) * basis).sum(0)
-
-
-def _times(rounding: Tensor, basis: Tensor) -> Tensor:
-    return rounding[:, None] * basis if rounding.ndim == 1 else rounding @ basis
-
-
-def above_rounding(values: Tensor, basis: Tensor, rounding: Tensor) -> int:
-    """Number of positive eigenvalues of Sigma - R in the span of basis, where B' Sigma B = diag(values), values > 0.
-
-    That is the number of directions with more variance than rounding, in whatever coordinates.
-    """
-    scaled = basis / values.sqrt()
-    if rounding_along(scaled, rounding).sum() < 1:  # a trace; then so is each eigenvalue
-        return len(values)
-    return int((torch.linalg.eigvalsh(scaled.T @ _times(rounding, scaled)) < 1).sum())
-
-
 def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFit:
     """The fit from the sums.
 
@@ -94,9 +75,8 @@ def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFi
         # A direction left over explains |left|^2 over its variance, which may be as small as the rounding of its columns.
         # Half an ulp at either side makes variances of eps^2/12 down to eps^2/48, by the mantissa.
         least = (rounding_along(others, rounding) / 48).clamp_min((len(values) * EPS) ** 2 * float(values[0]))
-        noise = (
-            RESOLUTION * limit * moments.sigma_y.diagonal().sum()
-        )  # what the sums themselves make of |left|^2
+        # what the sums themselves make of |left|^2
+        noise = RESOLUTION * limit * moments.sigma_y.diagonal().sum()
         doubt += float(((left.square().sum(1) - noise).clamp_min(0.0) / least).sum())
     error = moments.sigma_y.diagonal().sum() - gains.sum()
     # columns that are constant, as those of dead ReLUs, are directions left over that hold nothing

@@ -29,7 +29,7 @@ from nrc.metrics.linalg import (
     weight_spectrum,
 )
 from nrc.moments import Moments
-from nrc.targets import numerical_rank
+from nrc.rank import rank_of_targets
 
 MANY_COLUMNS = 2048  # of more columns than this, and than twice the rows, the rows' own space is measured
 VANISHED_RMS = 1e-12
@@ -268,7 +268,7 @@ class Layer:
     def target_rank(self) -> int:
         """Numerical rank of the centred targets, each divided by its standard deviation: units do not count."""
         m = self.moments
-        return numerical_rank(m.sigma_y.cpu().numpy(), m.mean_y.cpu().numpy(), m.target_eps)
+        return rank_of_targets(m.sigma_y, m.mean_y, m.target_eps)
 
     @cached_property
     def mean_square(self) -> float:
