@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 try:
     import lightning
 except ImportError as error:
     raise SystemExit(f"skipped: {error}; pip install lightning") from None
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import nrc
 

@@ -43,7 +43,7 @@ class Collected(dict[str, Moments]):
         weights: label -> the weight and bias that the layer applied.
         outputs: the rows of the head's weight that predict the targets; None: all.
         groups: name of a group -> the same of its rows alone.
-        rows: of the last measured layer the features (N, d) and targets (N, n), if they were kept (`keep_bytes`).
+        rows: label of the last measured layer -> its features (N, d) and targets (N, n), if they were kept (`keep_bytes`).
     """
 
     def __init__(

@@ -99,9 +99,7 @@ def _one(runs: Runs, experiment: str, data: str, name: str, panels: Sequence[Pan
         cells[-1].legend(handles=_key(inside, first), loc="center left", ncols=1)
     else:
         drawing.legend(_key(inside, first), 4)
-    words = style.column_title(data, main).replace("\n", ", ")
-    if first is not None:  # a layer has collapsed, however small the budget
-        words = words.replace(" (not yet)", "")
+    words = style.column_title(data, main, collapsed=first is not None).replace("\n", ", ")
     drawing.figure.suptitle(words, fontsize=9)
     for metric in ALSO_IN_CSV:
         for run in main:

@@ -83,8 +83,11 @@ def lambdas(runs: Sequence[Run]) -> str:
     return f"λ = {scientific(runs[0].weight_decay)},  λτ = {max(run.budget for run in runs):.3g}"
 
 
-def state(runs: Sequence[Run]) -> str:
-    """What keeps these runs from being a collapse with all directions: a word for a title or a key, or "" """
+def state(runs: Sequence[Run], *, collapsed: bool = False) -> str:
+    """What keeps these runs from being a collapse with all directions: a word for a title or a key, or ""
+
+    collapsed: some layer has collapsed, however small the budget.
+    """
     if not runs[0].weight_decay:
         return ""
     if any(run.vanished for run in runs):
@@ -92,12 +95,12 @@ def state(runs: Sequence[Run]) -> str:
     alive, rank = min(((run.alive, run.target_rank) for run in runs), default=(0, 0))
     if alive < rank:
         return f"{alive} of {rank} alive"
-    return "not yet" if criteria.not_yet(max(run.budget for run in runs)) else ""
+    return "not yet" if not collapsed and criteria.not_yet(max(run.budget for run in runs)) else ""
 
 
-def column_title(data: str, runs: Sequence[Run]) -> str:
+def column_title(data: str, runs: Sequence[Run], *, collapsed: bool = False) -> str:
     """Name of the data set, weight decay and decay budget of the runs drawn, and their state."""
-    words = state(runs)
+    words = state(runs, collapsed=collapsed)
     return f"{pretty(data, runs)}{f' ({words})' if words else ''}\n{lambdas(runs)}"
 
 
