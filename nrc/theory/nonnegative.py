@@ -33,9 +33,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,6 +44,8 @@ from nrc.cone import OneSided, offset, one_sided
 from nrc.errors import UserError
 from nrc.metrics import measure_with_reasons
 from nrc.theory._inputs import as_targets
+from nrc.theory.column_generation import column_generation
+from nrc.theory.sphere import peaks
 
 __all__ = [
     "OneSided", "Optimum", "Prediction", "certificate", "from_trainer", "offset", "one_sided", "optimum",
@@ -55,12 +56,6 @@ Array = NDArray[np.float64]
 log = logging.getLogger(__name__)
 
 TOLERANCE = 5e-7  # of the certificate
-ROUNDS = 100  # most rounds of adding rays
-BLOCK = 2048  # rows at a time: bounds the memory
-FIRST = {2: 16, 3: 60}  # rays at the start
-ADDED = {2: 40, 3: 120}  # most rays that one round adds
-GRID = 6000  # points on the sphere, n = 3: 2.6 degrees apart
-DEAD = 1e-12  # share of the gauge below which a ray counts as dead
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ def optimum(
     if y.shape[1] == 1:
         rays, amounts, bias, residual = _two_rays(y, c, lambda_b)
     else:
-        rays, amounts, bias, residual = _column_generation(y, c, lambda_b, tolerance)
+        rays, amounts, bias, residual = column_generation(y, c, lambda_b, tolerance)
     # h_k/sqrt(M) has the direction of the rectified residual and, balanced, the length below
     h = np.maximum(residual @ rays.T, 0.0)
     norms = np.linalg.norm(h, axis=0)
@@ -191,7 +186,7 @@ def certificate(
     root_c = math.sqrt(lambda_h * lambda_w)
     z = (w @ h).T
     residual = y - b - z
-    highest = max(float(value) for value in _peaks(residual / math.sqrt(count), w.T)[1])
+    highest = max(float(value) for value in peaks(residual / math.sqrt(count), w.T)[1])
     penalty = lambda_h / (2 * count) * float((h**2).sum()) + lambda_w / 2 * float((w**2).sum())
     slack = abs(penalty - float((residual * z).sum()) / count) / penalty if penalty > 0 else 0.0
     bias_error = float(np.linalg.norm(lambda_b * b - residual.mean(0))) / root_c
@@ -354,282 +349,3 @@ def _two_rays(y: Array, c: float, lambda_b: float) -> tuple[Array, Array, Array,
     alive = [(sign, size - root_c) for sign, size in sides if size > root_c]
     rays = np.array([[sign] for sign, _ in alive]).reshape(-1, 1)
     return rays, np.array([amount for _, amount in alive]), np.array([b]), residual(b) / math.sqrt(count)
-
-
-# --- n = 2, 3. Everything below has y and r divided by sqrt(M).
-
-
-def _column_generation(
-    y: Array, c: float, lambda_b: float, tolerance: float
-) -> tuple[Array, Array, Array, Array]:
-    """Rays (K, n), amounts (K,), bias (n,) and residuals (M, n) of the minimum."""
-    size = float(np.abs(y).max()) or 1.0  # solved in units of the targets: loss(t y, t^2 c) = t^2 loss(y, c)
-    problem = _Problem(y / size / math.sqrt(len(y)), c / size**2, lambda_b)
-    n = y.shape[1]
-    rays = _circle(FIRST[n]) if n == 2 else _sphere(FIRST[n])
-    spread = float(np.linalg.norm(problem.y))
-    point = _Point(np.full(len(rays), spread / len(rays)), np.zeros(n), problem.y)
-    limit = problem.c * (1 + tolerance / 2) ** 2
-    for round_ in range(ROUNDS):
-        point = problem.minimise(rays, point)
-        alive = point.amounts > DEAD * point.amounts.sum()
-        where, heights = _peaks(point.residual, rays[alive])
-        log.debug(
-            "round %d: %d rays, %d alive, violation %.1e",
-            round_, len(rays), alive.sum(), math.sqrt(heights.max() / problem.c) - 1,
-        )  # fmt: skip
-        rays, point = rays[alive], _Point(point.amounts[alive], point.bias, point.residual)
-        if heights.max() <= limit:
-            break
-        new = where[heights > limit][np.argsort(-heights[heights > limit])][: ADDED[n]]
-        rays = np.vstack([rays, new])
-        point = _Point(np.append(point.amounts, np.zeros(len(new))), point.bias, point.residual)
-    return rays, point.amounts * size, point.bias * size, point.residual * size
-
-
-@dataclass(frozen=True)
-class _Point:
-    amounts: Array  # (K,), a_k = |w_k| |h_k| / sqrt(M)
-    bias: Array  # (n,)
-    residual: Array  # (M, n), a start for the rows' own problems, or their solution
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """F(a, b) = sum_i max_r [r'(y_i - b/sqrt(M)) - |r|^2/2 - sum_k a_k/(2 sqrt(c)) (w_k'r)_+^2]
-    + sqrt(c)/2 sum a + lambda_b/2 |b|^2: the loss for given rays, a smooth convex function of a >= 0 and b."""
-
-    y: Array
-    c: float
-    lambda_b: float
-
-    def minimise(self, rays: Array, start: _Point) -> _Point:
-        """Newton's method in (a, b), each step a non-negative least squares problem in a, b eliminated."""
-        from scipy.linalg import solve_triangular
-        from scipy.optimize import nnls
-
-        count = len(rays)
-        point = start
-        value, point, gradient, hessian = self.evaluate(rays, point)
-        for _ in range(60):
-            of_a, of_b = gradient[:count], gradient[count:]
-            active = np.where(point.amounts > 0, np.abs(of_a), np.maximum(-of_a, 0.0))
-            if max(active.max(initial=0.0), np.abs(of_b).max()) < 1e-10 * math.sqrt(self.c):
-                break
-            x = np.append(point.amounts, point.bias)
-            linear = hessian @ x - gradient
-            aa, ab, bb = hessian[:count, :count], hessian[:count, count:], hessian[count:, count:]
-            through = np.linalg.solve(bb, ab.T).T
-            schur = aa - through @ ab.T
-            schur[np.diag_indices(count)] += 1e-12 * np.trace(schur) / count  # rays close to each other
-            factor = np.linalg.cholesky(schur)
-            right = solve_triangular(factor, linear[:count] - through @ linear[count:], lower=True)
-            amounts = nnls(factor.T, right, maxiter=50 * count)[0]
-            bias = np.linalg.solve(bb, linear[count:] - ab.T @ amounts)
-            step = np.append(amounts, bias) - x
-            slope, share = float(gradient @ step), 1.0
-            while True:
-                moved = x + share * step
-                trial = _Point(np.maximum(moved[:count], 0.0), moved[count:], point.residual)
-                result = self.evaluate(rays, trial)
-                if result[0] <= value + 1e-4 * share * slope + 1e-15 * abs(value):
-                    break
-                share /= 2
-                if share < 1e-6:  # rounding: no lower point on the way
-                    return point
-            value, point, gradient, hessian = result
-        return point
-
-    def evaluate(self, rays: Array, point: _Point) -> tuple[float, _Point, Array, Array]:
-        """F, the point with its residuals solved, and gradient and Hessian of F in (a, b)."""
-        count, n = rays.shape
-        root_c, root_m = math.sqrt(self.c), math.sqrt(len(self.y))
-        strengths = point.amounts / root_c
-        residual = np.empty_like(self.y)
-        value, heights, hessian = 0.0, np.zeros(count), np.zeros((count + n, count + n))
-        for block in _blocks(len(self.y)):
-            y = self.y[block] - point.bias / root_m
-            r, h, curvature = _solve_rows(y, rays, strengths, point.residual[block])
-            residual[block] = r
-            value += float((r * y).sum() - (r * r).sum() / 2 - (h * h).sum(0) @ strengths / 2)
-            heights += (h * h).sum(0)
-            columns = np.empty((len(y), n, count + n))
-            np.multiply(h[:, None, :], rays.T, out=columns[:, :, :count])
-            columns[:, :, count:] = root_c / root_m * np.eye(n)
-            half = (_inverse_root(curvature) @ columns).reshape(-1, count + n)
-            hessian += half.T @ half
-        hessian /= self.c
-        hessian[count:, count:] += self.lambda_b * np.eye(n)
-        of_b = self.lambda_b * point.bias - residual.sum(0) / root_m
-        gradient = np.append(root_c / 2 * (1 - heights / self.c), of_b)
-        value += root_c / 2 * point.amounts.sum() + self.lambda_b / 2 * float(point.bias @ point.bias)
-        return value, _Point(point.amounts, point.bias, residual), gradient, hessian
-
-
-def _solve_rows(y: Array, rays: Array, strengths: Array, start: Array) -> tuple[Array, Array, Array]:
-    """For each row: r that minimises |r|^2/2 - r'y + sum_k s_k/2 (w_k'r)_+^2 (strongly convex, piecewise quadratic).
-
-    Newton's method with halved steps. Returns r (m, n), (w_k'r)_+ (m, K) and the Hessians (m, n, n).
-    """
-    n = y.shape[1]
-    outer = (strengths[:, None, None] * rays[:, :, None] * rays[:, None, :]).reshape(-1, n * n)
-    tiny = 1e-15 * float(np.abs(y).max())
-
-    def at(r: Array, y: Array) -> tuple[Array, Array]:
-        h = np.maximum(r @ rays.T, 0.0)
-        return h, (r * r).sum(1) / 2 - (r * y).sum(1) + (h * h) @ strengths / 2
-
-    r = start
-    h, value = at(r, y)
-    for _ in range(100):
-        gradient = r - y + (h * strengths) @ rays
-        curvature = ((h > 0) @ outer).reshape(-1, n, n) + np.eye(n)
-        step = -np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
-        if np.abs(step).max() <= tiny:
-            break
-        slope = (gradient * step).sum(1)
-        new = r + step
-        new_h, new_value = at(new, y)
-        share = np.ones(len(r))
-        for _ in range(40):
-            short = np.flatnonzero(new_value > value + 1e-4 * share * slope + 1e-15 * np.abs(value))
-            if not len(short):
-                break
-            share[short] /= 2
-            new[short] = r[short] + share[short, None] * step[short]
-            new_h[short], new_value[short] = at(new[short], y[short])
-        r, h, value = new, new_h, new_value
-    return r, h, curvature
-
-
-def _inverse_root(matrices: Array) -> Array:
-    """L^-1 with L L' = A for each symmetric positive definite A, (m, n, n)."""
-    return np.linalg.inv(np.linalg.cholesky(matrices))
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
-
-
-# --- the largest height: phi(w) = sum_i (w'r_i)_+^2 over the unit sphere
-
-
-def _peaks(residual: Array, rays: Array) -> tuple[Array, Array]:
-    """Local maxima of phi, (P, n) and their heights (P,), the highest among them; `rays` are starts for n = 3."""
-    if residual.shape[1] == 1:
-        return np.array([[1.0], [-1.0]]), np.array(
-            [(np.maximum(sign * residual, 0.0) ** 2).sum() for sign in (1, -1)]
-        )
-    return _circle_peaks(residual) if residual.shape[1] == 2 else _sphere_peaks(residual, rays)
-
-
-def _circle_peaks(residual: Array) -> tuple[Array, Array]:
-    """Exact: between neighbouring angles where some w'r_i changes sign, phi = A + B cos 2(theta - t)."""
-    x, y = residual.T
-    angle = np.arctan2(y, x)
-    squares = np.stack([x * x, x * y, y * y], axis=1)
-    ends = np.concatenate([(angle - np.pi / 2) % (2 * np.pi), (angle + np.pi / 2) % (2 * np.pi)])
-    order = np.argsort(ends)
-    changes = np.concatenate([squares, -squares])[order]
-    sums = squares[x > 0].sum(0) + np.vstack([np.zeros(3), np.cumsum(changes, axis=0)])
-    low, high = np.append(0.0, ends[order]), np.append(ends[order], 2 * np.pi)
-    half = (sums[:, 0] - sums[:, 2]) / 2
-    top = np.arctan2(sums[:, 1], half) / 2
-    at = top + np.ceil((low - top) / np.pi) * np.pi  # the first maximum of the sinusoid from `low` on
-    heights = (sums[:, 0] + sums[:, 2]) / 2 + np.hypot(half, sums[:, 1])
-    inside = at <= high
-    if not inside.any():  # all residuals are 0
-        return np.array([[1.0, 0.0]]), np.zeros(1)
-    angles = at[inside]
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1), heights[inside]
-
-
-def _sphere_peaks(residual: Array, rays: Array) -> tuple[Array, Array]:
-    """From each peak on a grid and from each ray uphill: Newton on the sphere where it climbs, else a power step.
-
-    phi is convex, so w <- grad phi/|grad phi| never goes down.
-    """
-    grid, neighbours = _grid(GRID)
-    heights = _heights(residual, grid)
-    starts = grid[(heights[:, None] >= heights[neighbours]).all(1)]
-    lengths = np.linalg.norm(rays, axis=1)
-    w = np.vstack([starts, rays[lengths > 0] / lengths[lengths > 0, None]])
-    height, moment = _second_moments(residual, w)
-    climbing = np.arange(len(w))
-    for _ in range(40):
-        uphill = np.einsum("pij,pj->pi", moment[climbing], w[climbing])
-        new = _newton_on_sphere(w[climbing], moment[climbing], uphill, height[climbing])
-        new_height, new_moment = _second_moments(residual, new)
-        lower = new_height <= height[climbing]
-        if lower.any():
-            new[lower] = uphill[lower] / np.maximum(np.linalg.norm(uphill[lower], axis=1)[:, None], 1e-300)
-            new_height[lower], new_moment[lower] = _second_moments(residual, new[lower])
-        climbed = new_height > height[climbing] * (1 + 1e-11)
-        climbing = climbing[climbed]
-        if not len(climbing):
-            break
-        w[climbing], height[climbing], moment[climbing] = (
-            new[climbed],
-            new_height[climbed],
-            new_moment[climbed],
-        )
-    order = np.argsort(-height)
-    w, height = w[order], height[order]
-    kept: list[int] = []
-    for k in range(len(w)):  # starts that climbed the same peak
-        if not kept or (w[kept] @ w[k]).max() < 1 - 1e-10:
-            kept.append(k)
-    return w[kept], height[kept]
-
-
-def _newton_on_sphere(w: Array, moment: Array, uphill: Array, height: Array) -> Array:
-    """One Newton step for w'Sw in the tangent plane; w itself where the second derivative is not negative."""
-    frame = np.linalg.svd(w[:, None, :])[2][:, 1:, :]  # (P, 2, 3), orthonormal, orthogonal to w
-    second = frame @ moment @ frame.transpose(0, 2, 1) - height[:, None, None] * np.eye(2)
-    first = np.einsum("pij,pj->pi", frame, uphill)
-    concave = np.linalg.eigvalsh(second)[:, -1] < 0
-    second[~concave] = -np.eye(2)
-    first[~concave] = 0.0
-    new = w + np.einsum("pij,pi->pj", frame, -np.linalg.solve(second, first[:, :, None])[:, :, 0])
-    return new / np.linalg.norm(new, axis=1, keepdims=True)
-
-
-def _second_moments(residual: Array, w: Array) -> tuple[Array, Array]:
-    """phi (P,) and S = sum of r r' over the rows with w'r > 0, (P, n, n)."""
-    n = residual.shape[1]
-    moment = np.zeros((len(w), n * n))
-    for block in _blocks(len(residual)):
-        r = residual[block]
-        moment += (w @ r.T > 0) @ (r[:, :, None] * r[:, None, :]).reshape(-1, n * n)
-    moment = moment.reshape(-1, n, n)
-    return np.einsum("pi,pij,pj->p", w, moment, w), moment
-
-
-def _heights(residual: Array, w: Array) -> Array:
-    total = np.zeros(len(w))
-    for start in range(0, len(residual), 256):  # small enough for a processor's cache
-        along = residual[start : start + 256] @ w.T
-        np.maximum(along, 0.0, out=along)
-        total += np.einsum("ij,ij->j", along, along)
-    return total
-
-
-def _circle(count: int) -> Array:
-    angles = 2 * np.pi * np.arange(count) / count
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-def _sphere(count: int) -> Array:
-    """Points spread evenly over the sphere: a golden-angle spiral."""
-    z = 1 - (2 * np.arange(count) + 1) / count
-    angles = np.pi * (3 - math.sqrt(5)) * np.arange(count)
-    return np.stack([np.sqrt(1 - z * z) * np.cos(angles), np.sqrt(1 - z * z) * np.sin(angles), z], axis=1)
-
-
-@lru_cache(maxsize=1)
-def _grid(count: int) -> tuple[Array, NDArray[np.intp]]:
-    """The points, and of each the six nearest others."""
-    from scipy.spatial import cKDTree
-
-    points = _sphere(count)
-    return points, cKDTree(points).query(points, 7)[1][:, 1:]
