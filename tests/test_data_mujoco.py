@@ -5,7 +5,6 @@ import os
 import sys
 import types
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hydra import compose, initialize_config_dir
 from minari import create_dataset_from_buffers
 from minari.data_collector import EpisodeBuffer
-from omegaconf import OmegaConf
 from sklearn.model_selection import train_test_split
 
-from nrc.cli.config import group_settings
-from nrc.data import Carla, LowRank, Mujoco, Sgemm, Table, UTKFace
-from nrc.data.base import RegressionData
+from nrc.data import Mujoco
 from nrc.data.mujoco import PAPER
 from nrc.data.mujoco import hub as _hub
 from nrc.data.mujoco.settings import MIRROR
 from nrc.errors import UserError
 
-CONF = Path(__file__).resolve().parents[1] / "conf" / "data"
 STEPS = 10
 
 
@@ -478,45 +472,3 @@ def test_a_minari_set_with_links_to_other_files_is_refused(tmp_path: Path) -> No
 def test_bad_settings(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         small(**bad)
-
-
-CLASSES = {
-    "base/mujoco": Mujoco,
-    "table": Table,
-    "low_rank": LowRank,
-    "sgemm": Sgemm,
-    "carla": Carla,
-    "utkface": UTKFace,
-}
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_the_defaults_of_a_class_are_those_of_its_file(name: str) -> None:
-    file = OmegaConf.load(CONF / f"{name}.yaml")
-    assert file.pop("defaults")[0].endswith("targets@_here_")
-    config = OmegaConf.merge(OmegaConf.load(CONF / "base/targets.yaml"), file)
-    given = OmegaConf.create({"data": config, "protocol": {"name": "quick"}}).data  # without any recipe
-    values = OmegaConf.to_container(given, resolve=True)
-    assert isinstance(values, dict) and values.pop("_target_") == f"nrc.data.{CLASSES[name].__name__}"
-    path = {"path": "x.csv"} if name == "table" else {}  # the only setting that must be given
-    assert values | path == asdict(CLASSES[name](**path))
-    assert (CONF / f"{name}.yaml").read_text().startswith("# ")
-
-
-@pytest.mark.parametrize(
-    "name", ["reacher", "swimmer", "hopper", "low_rank", "low_rank_t3", "carla_1d", "carla_2d"]
-)
-def test_every_choice_of_data_makes_settings_of_that_name(name: str) -> None:
-    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
-        settings = group_settings(compose("train", [f"data={name}"]), "data")
-    assert settings.data_name == name and settings.variant == {}
-
-
-@pytest.mark.parametrize("name", ["reacher", "swimmer", "hopper"])
-def test_the_embedded_sets_load_in_their_published_sizes(name: str) -> None:
-    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
-        settings = group_settings(compose("train", [f"data={name}"]), "data")
-    data = settings.load()
-    assert isinstance(data, RegressionData) and data.kind == "own experts"
-    assert (data.sizes["train"], data.sizes["test"]) == (settings.train_size, settings.test_size)
-    assert data.target_rank == data.sizes["targets"] == len(PAPER[name].eigenvalues)

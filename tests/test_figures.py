@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,6 @@ from nrc.figures.gamma import POINTS
 from nrc.figures.output import save
 from nrc.figures.style import GREY, power, scientific
 from nrc.metrics import ALIVE
-from nrc.metrics.depth import ALIGNMENT_MIN, NOISE_MAX, R2_GAP_MAX, depth_of_collapse, first_collapsed_layer
 from nrc.runs.directory import RunDirectory
 
 STEPS = (0, 1, 3, 10, 30, 100)
@@ -569,47 +568,6 @@ def test_titles_say_where_the_targets_lie_if_the_record_does(tmp_path: Path) -> 
     titles = [text for text in words(drawn("prevalence", tmp_path)) if text]
     assert "\none-sided targets, mean 4 dev.\n" in titles[0]
     assert "targets" not in titles[1]
-
-
-@pytest.fixture
-def layers() -> Iterator[list[dict[str, float]]]:
-    wide = {"noise": 0.5, "feature_weight_alignment": 0.3, "linear_mse": 0.6}
-    narrow = {"noise": 0.01, "feature_weight_alignment": 0.97, "linear_mse": 0.12}
-    yield [dict(wide), dict(narrow), dict(narrow)]
-
-
-def test_first_collapsed_layer_and_depth(layers: list[dict[str, float]]) -> None:
-    assert first_collapsed_layer(layers, 0.1, 1.0) == 2
-    assert depth_of_collapse(2, len(layers)) == 2
-    assert first_collapsed_layer(layers[:1], 0.1, 1.0) is None
-    assert depth_of_collapse(None, 1) == 0
-
-
-@pytest.mark.parametrize(
-    ("metric", "inside", "outside"),
-    [
-        ("noise", NOISE_MAX, NOISE_MAX + 1e-6),
-        ("feature_weight_alignment", ALIGNMENT_MIN, ALIGNMENT_MIN - 1e-6),
-        ("linear_mse", R2_GAP_MAX, R2_GAP_MAX + 1e-6),
-        ("noise", NOISE_MAX, math.nan),
-    ],
-)
-def test_each_threshold_of_the_rule_counts(
-    layers: list[dict[str, float]], metric: str, inside: float, outside: float
-) -> None:
-    layers[1][metric] = inside
-    model = 0.0 if metric == "linear_mse" else 0.1
-    layers[2]["linear_mse"] = model
-    assert first_collapsed_layer(layers, model, 1.0) == 2
-    layers[1][metric] = outside
-    assert first_collapsed_layer(layers, model, 1.0) == 3
-
-
-def test_a_later_layer_that_spreads_out_again_undoes_the_collapse_before_it(
-    layers: list[dict[str, float]],
-) -> None:
-    layers[2]["noise"] = 0.4
-    assert first_collapsed_layer(layers, 0.1, 1.0) is None
 
 
 def test_numbers_on_labels() -> None:
