@@ -47,7 +47,9 @@ def rank_of_targets(sigma: Any, mean: Any, eps: float) -> int:
         >>> rank_of_targets([[1.0, 2.0], [2.0, 4.0]], [0.0, 0.0], 2.0**-23)
         1
     """
-    sigma, mean = (torch.as_tensor(values, dtype=torch.float64) for values in (sigma, mean))
+    sigma, mean = (  # a tensor stays where it is, whatever device torch would make a new one on
+        torch.as_tensor(values, dtype=torch.float64, device=getattr(values, "device", "cpu")) for values in (sigma, mean)
+    )
     variance = sigma.diagonal()
     rounding = eps**2 * (variance + mean.square())
     alive = variance > rounding
