@@ -48,7 +48,8 @@ def rank_of_targets(sigma: Any, mean: Any, eps: float) -> int:
         1
     """
     sigma, mean = (  # a tensor stays where it is, whatever device torch would make a new one on
-        torch.as_tensor(values, dtype=torch.float64, device=getattr(values, "device", "cpu")) for values in (sigma, mean)
+        torch.as_tensor(values, dtype=torch.float64, device=getattr(values, "device", "cpu"))
+        for values in (sigma, mean)
     )
     variance = sigma.diagonal()
     rounding = eps**2 * (variance + mean.square())

@@ -1,6 +1,8 @@
 """Measuring leaves a network as it was: weights, buffers, modes; and torch's default device does not matter."""
 
+import ast
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import nrc
+from nrc.cone import one_sided
+from nrc.metrics import linalg
+from nrc.metrics.intrinsic import intrinsic_dimension
+from nrc.metrics.last_layer import nrc2_centred
+from nrc.rank import rank_of_targets
+from nrc.theory import nonnegative, ufm
 
 
 def data() -> list[tuple[Tensor, Tensor]]:
@@ -117,28 +125,92 @@ def test_a_network_in_evaluation_mode_is_not_touched():
     assert model.switched == 1
 
 
-@pytest.fixture
-def elsewhere():
+FACTORIES = (
+    "arange", "as_tensor", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm",
+    "tensor", "zeros",
+)  # fmt: skip
+
+
+def made_anywhere(source: str) -> list[int]:
+    """Lines that make a new tensor on torch's default device."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [
+        call.lineno
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and isinstance(call.func.value, ast.Name)
+        and call.func.value.id == "torch"
+        and call.func.attr in FACTORIES
+        and all(keyword.arg != "device" for keyword in call.keywords)
+    ]
+
+
+def test_nothing_that_measures_makes_a_tensor_on_torchs_default_device():
+    package = Path(nrc.__file__).parent
+    files = [f for room in ("metrics", "features", "theory") for f in (package / room).rglob("*.py")]
+    files += [package / f"{name}.py" for name in ("arrays", "cone", "moments", "rank")]
+    assert not {str(f): lines for f in files if (lines := made_anywhere(f.read_text()))}
+    assert made_anywhere("x = 1\ny = torch.eye(3)") == [2]
+
+
+RNG = np.random.default_rng(0)
+X, Y, CODES = RNG.normal(size=(32, 5)), RNG.normal(size=(32, 2)), np.arange(32) % 3
+SEQUENCES, WIDE = RNG.normal(size=(32, 7, 5)), RNG.normal(size=(12, 40))
+CONVOLUTION = nn.Sequential(
+    nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8, bias=False), nn.Unflatten(1, (8, 1)),
+    nn.Conv1d(8, 8, 1, groups=2), nn.Flatten(), nn.Linear(8, 2),
+)  # fmt: skip
+
+
+class Sequence(nn.Module):
+    """Samples on the second axis in the middle, and a padded convolution, whose weight is read off itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.conv, self.head = nn.Linear(5, 8), nn.Conv1d(8, 8, 3, padding=1), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(x.transpose(0, 1)).relu().permute(1, 2, 0)
+        return self.head(self.conv(h).mean(2))
+
+
+SEQUENCE = Sequence()
+MEASURED = {
+    "a network": lambda: list(nrc.CollapseMonitor(CONVOLUTION).measure([(X, Y)]).values()),
+    "sequences": lambda: list(nrc.CollapseMonitor(SEQUENCE).measure([(SEQUENCES, Y)]).values()),
+    "groups": lambda: list(nrc.CollapseMonitor(CONVOLUTION).measure([(X, Y)], groups=CODES).spread.values()),
+    "groups of rows": lambda: list(nrc.measure(X, Y, Y[:5].T, groups=CODES).groups.values()),
+    "rows": lambda: [nrc.measure(X, Y, Y[:5].T)],
+    "more columns than rows": lambda: [nrc.measure(WIDE, Y[:12], WIDE[:2])],
+    "dimension": lambda: [intrinsic_dimension(X), intrinsic_dimension(X, estimator="fit"), intrinsic_dimension(X, samples=20)],
+    "covariances": lambda: [
+        f(c) for c in (X.T @ X, torch.from_numpy(X.T @ X)) for f in (linalg.stable_rank, linalg.unevenness)
+    ],
+    "nrc2_centred": lambda: [nrc2_centred(X, X[:2]), nrc2_centred(torch.from_numpy(X), X[:2])],
+    "rank of targets": lambda: [rank_of_targets(X.T @ X, X.mean(0), 0.0)],
+    "closed form": lambda: [
+        f(Y, 4, seed).sum().item()
+        for f in (ufm.optimum(Y.T @ Y / 32 - np.outer(Y.mean(0), Y.mean(0)), 0.01, 0.01).features,)
+        for seed in (None, 1)
+    ],
+    "convex model": lambda: [nonnegative.optimum(Y, 0.01, 0.01, 0.01).nrc1, one_sided(Y).holds],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MEASURED)
+def test_torchs_default_device_does_not_matter(what):
+    linalg.fixed_normal.cache_clear()
+    linalg.random_subspace_cosine.cache_clear()
+    expected = MEASURED[what]()
+    linalg.fixed_normal.cache_clear()
+    linalg.random_subspace_cosine.cache_clear()
     torch.set_default_device("meta")
-    yield
-    torch.set_default_device(None)
-
-
-def test_torchs_default_device_does_not_matter(elsewhere):
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(32, 5)), rng.normal(size=(32, 2))
-    with torch.device("cpu"):
-        model = nn.Sequential(
-            nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8, bias=False), nn.Unflatten(1, (8, 1)),
-            nn.Conv1d(8, 8, 1, groups=2), nn.Flatten(), nn.Linear(8, 2),
-        )  # fmt: skip
-        expected = nrc.CollapseMonitor(model).measure([(x, y)]), nrc.measure(x, y, y[:5].T)
-    nrc.metrics.linalg.fixed_normal.cache_clear()
-    nrc.metrics.linalg.random_subspace_cosine.cache_clear()
-    found = nrc.CollapseMonitor(model).measure([(x, y)]), nrc.measure(x, y, y[:5].T)
-    for one, other in zip((*expected[0].values(), expected[1]), (*found[0].values(), found[1]), strict=True):
+    try:
+        found = MEASURED[what]()
+    finally:
+        torch.set_default_device(None)
+    for one, other in zip(expected, found, strict=True):
         assert one == pytest.approx(other, nan_ok=True, rel=0, abs=0)
-    assert nrc.metrics.linalg.fixed_normal(20, 8, 2).device.type == "cpu"
 
 
 class InPlace(nn.Module):

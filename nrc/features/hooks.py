@@ -317,7 +317,7 @@ class FeatureHooks:
             raise UserError(
                 f"groups has more than {MAX_GROUPS} different labels; each has sums of its own: put them into bins"
             )
-        found = torch.tensor(known)[torch.from_numpy(codes.reshape(labels.shape))]
+        found = torch.tensor(known, device="cpu")[torch.from_numpy(codes.reshape(labels.shape))]
         return found.reshape(*labels.shape, *[1] * (len(shape) - labels.ndim)).expand(shape).to(y.device)
 
     @property

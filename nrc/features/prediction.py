@@ -256,14 +256,14 @@ class Prediction:
         names = list(dict.fromkeys(name for _, _, groups, *_ in summaries for name in groups))
         for code, name in enumerate(names):
             parts = [groups[name] for _, _, groups, *_ in summaries if name in groups]
-            self._by_group[code] = torch.tensor(sum(error for error, _ in parts))
+            self._by_group[code] = torch.tensor(sum(error for error, _ in parts), device="cpu")
             self._group_rows[code] = sum(rows for _, rows in parts)
         self.reason = next((reason for *_, reason, _ in summaries if reason), "")
         makers = {maker for *_, maker in summaries if maker != ""}
         if len(makers) != 1:
             self._same.clear()
         elif (maker := makers.pop()) is not None and maker not in self._same:
-            self._same[maker] = torch.ones((), dtype=torch.bool)
+            self._same[maker] = torch.ones((), dtype=torch.bool, device="cpu")
         return {name: code for code, name in enumerate(names)}
 
     @property

@@ -218,19 +218,19 @@ def _choose(values: Any, axes: Mapping[int, int], size: int) -> Tensor:
         share = max(4, count // len(keys))
         chosen |= dict.fromkeys(key.argsort()[_spread(size, share)].tolist())
     rest = [*_spread(size, count).tolist(), *range(size)]
-    return torch.tensor(sorted(list(dict.fromkeys([*chosen, *rest]))[:count]))
+    return torch.tensor(sorted(list(dict.fromkeys([*chosen, *rest]))[:count]), device="cpu")
 
 
 def _spread(size: int, count: int) -> Tensor:
-    return torch.linspace(0, size - 1, min(size, count)).long()
+    return torch.linspace(0, size - 1, min(size, count), device="cpu").long()
 
 
 def _order(count: int) -> Tensor:
     """An order in which every sample has another place; no rotation and no reversal, where there are enough."""
-    generator = torch.Generator().manual_seed(0)
-    identity = torch.arange(count)
+    generator = torch.Generator("cpu").manual_seed(0)
+    identity = torch.arange(count, device="cpu")
     for _ in range(100):
-        order = torch.randperm(count, generator=generator)
+        order = torch.randperm(count, generator=generator, device="cpu")
         if not (order == identity).any():
             return order
     return identity.roll(1)
@@ -384,7 +384,7 @@ def _once(
 ) -> Plan:
     """A plan from one pass over the whole batch, whose samples cannot be told apart (a graph, packed sequences)."""
     try:
-        args, kwargs = _cut(inputs, {}, torch.empty(0))
+        args, kwargs = _cut(inputs, {}, torch.empty(0, device="cpu"))
         seen = run(network, layers, args, kwargs, whole=True)
     except Exception:
         return by_type(layers, channels)  # the measurement itself raises what is wrong
@@ -485,7 +485,7 @@ def _positions(
     }
     if fits and many > 2 and not sharded:
         with suppress(Exception):
-            args, kwargs = _cut(inputs, fits, torch.arange(many - 1))
+            args, kwargs = _cut(inputs, fits, torch.arange(many - 1, device="cpu"))
             shapes = {label: x.shape for label, x in run(network, layers, args, kwargs).tensors.items()}
     for label, how in look.plan.arrangements.items():
         if how.seen is None or label not in look.tensors or how.axis == 1:

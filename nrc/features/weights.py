@@ -7,6 +7,7 @@ layer itself, which is affine or has none: b = f(0), W e_j = f(e_j) - f(0).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -174,7 +175,7 @@ def _read_convolution(module: Any, maps: Tensor) -> Applied | None:
     size = [d * (k - 1) + 1 + o for d, k, o in zip(module.dilation, kernel, offset, strict=True)]
     at = [(o + p) // s for o, p, s in zip(offset, padding, module.stride, strict=True)]
     where: list[tuple[int, ...]] = list(product(*(range(k) for k in kernel)))
-    if (channels * len(where) + 1) * channels * torch.tensor(size).prod() > MAX_ELEMENTS:
+    if (channels * len(where) + 1) * channels * math.prod(size) > MAX_ELEMENTS:
         return None
 
     def made(z: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ def fit_of_rows(moments: Moments, h: Tensor, y: Tensor, rounding: Tensor) -> Aff
     scale = torch.where(alive, variance, torch.inf).rsqrt() if rounding.ndim == 1 else alive.double()
     rows = _centred(h)[:, alive] * scale[alive]
     left, values, right = torch.linalg.svd(rows / len(h) ** 0.5, full_matrices=False)
-    basis = torch.zeros(len(scale), len(values), dtype=torch.float64)
+    basis = torch.zeros(len(scale), len(values), dtype=torch.float64, device="cpu")
     basis[alive] = scale[alive, None] * right.T
     # singular values are good to k eps of the largest
     kept = values > EPS * len(values) * values[0]
@@ -141,7 +141,7 @@ def spectrum_of_rows(h: Tensor) -> Spectrum:
     if len(rows) > rows.shape[1]:
         rows = torch.linalg.qr(rows, mode="r").R
     values, vectors = torch.linalg.svd(rows)[1:]
-    padded = torch.zeros(rows.shape[1], dtype=values.dtype)
+    padded = torch.zeros(rows.shape[1], dtype=values.dtype, device="cpu")
     padded[: len(values)] = values.square()
     return Spectrum(padded, vectors.T, of_rows=True)
 

@@ -44,7 +44,7 @@ def spread(groups: Sequence[tuple[int, Tensor, float]]) -> dict[str, float]:
     """
     count = sum(n for n, _, _ in groups)
     means = torch.stack([mean.double().cpu() for _, mean, _ in groups])
-    share = torch.tensor([n / count for n, _, _ in groups], dtype=torch.float64)
+    share = torch.tensor([n / count for n, _, _ in groups], dtype=torch.float64, device="cpu")
     within = sum(n / count * trace for n, _, trace in groups)
     between = float(share @ (means - share @ means).square().sum(1))
     total = within + between

@@ -63,7 +63,9 @@ def intrinsic_dimension(
     if not torch.isfinite(h).all():
         raise UserError("features contain NaN or infinity; remove or repair such rows")
     if len(h) > samples:
-        draw = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed))[:samples]
+        draw = torch.randperm(len(h), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")[
+            :samples
+        ]
         h = h[draw.to(h.device)]
     rows = torch.unique(double(h).cpu(), dim=0)
     if len(rows) < 10:
@@ -72,7 +74,7 @@ def intrinsic_dimension(
     if estimator == "mle":
         return float((len(ratios) - 1) / ratios.sum())
     kept = max(1, int(len(ratios) * (1 - discard)))
-    share = torch.arange(1, kept + 1, dtype=torch.float64) / len(ratios)
+    share = torch.arange(1, kept + 1, dtype=torch.float64, device="cpu") / len(ratios)
     x, y = ratios[:kept], -torch.log1p(-share.clamp_max(1 - 1 / (2 * len(ratios))))
     return float((x @ y) / (x @ x))
 
@@ -87,7 +89,7 @@ def _ratios(rows: Tensor) -> Tensor:
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         apart = square - 2 * part @ rows.T  # + |x|^2, which is the same for all
-        apart[torch.arange(len(part)), torch.arange(start, start + len(part))] = torch.inf
+        apart.diagonal(start).fill_(torch.inf)
         near = apart.topk(min(CANDIDATES, len(rows) - 1), largest=False).indices
         exact = torch.linalg.vector_norm(rows[near] - part[:, None], dim=2).sort(1).values
         found.append(exact[:, 1] / exact[:, 0])

@@ -151,12 +151,12 @@ def nrc2_centred(features: Any, weight: Any) -> float:
         >>> nrc2_centred([[1.0, 5.0], [-1.0, 5.0]], [[2.0, 0.0]])
         0.0
     """
-    h = torch.as_tensor(features, dtype=torch.float64)
+    h = as_tensor(features, "features").cpu().double()
     h = h - h.mean(0)
     length = h.norm(dim=1, keepdim=True)
     if not length.all():
         return math.nan
-    basis = weight_spectrum(torch.as_tensor(weight, dtype=torch.float64)).vectors
+    basis = weight_spectrum(as_tensor(weight, "weight").cpu().double()).vectors
     return float(1 - (h / length @ basis).square().sum(1).mean())
 
 

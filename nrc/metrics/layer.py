@@ -57,9 +57,8 @@ def row_space(moments: Moments, weight: WeightSpectrum | None) -> Tensor:
     accuracy at which the sums know them.
     """
     second = moments.sigma_h + torch.outer(moments.mean_h, moments.mean_h)
-    draws = torch.randn(
-        moments.d, moments.count, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float64
-    )
+    generator = torch.Generator("cpu").manual_seed(0)
+    draws = torch.randn(moments.d, moments.count, generator=generator, dtype=torch.float64, device="cpu")
     spanning = [second @ draws] if weight is None else [second @ draws, weight.matrix.T]
     return torch.linalg.qr(torch.cat([m / m.abs().max().clamp_min(1e-300) for m in spanning], 1)).Q
 

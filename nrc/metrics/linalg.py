@@ -173,7 +173,7 @@ def stable_rank(covariance: Any) -> float:
         >>> stable_rank([[2.0, 0.0], [0.0, 1.0]])
         1.25
     """
-    values = torch.linalg.eigvalsh(torch.as_tensor(covariance, dtype=torch.float64))
+    values = torch.linalg.eigvalsh(as_tensor(covariance, "the covariance").cpu().double())
     return float(values.square().sum() / values[-1] ** 2)
 
 
@@ -186,6 +186,6 @@ def unevenness(covariance: Any) -> float:
         >>> unevenness([[3.0, 0.0], [0.0, 3.0]])
         0.0
     """
-    c = torch.as_tensor(covariance, dtype=torch.float64)
-    even = torch.eye(len(c), dtype=torch.float64) * c.trace() / len(c)
+    c = as_tensor(covariance, "the covariance").cpu().double()
+    even = torch.eye(len(c), dtype=torch.float64, device="cpu") * c.trace() / len(c)
     return float((c - even).norm() / even.norm())

@@ -61,13 +61,13 @@ def minimise(
         raise UserError(f"d is {d}; it must be at least 1")
     targets, _ = as_targets(y)
     m, n = targets.shape
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     # G = H / sqrt(M): all directions of the problem then have curvatures of the same size
     weight, g = (
-        torch.randn(rows, d, dtype=torch.float64, generator=generator).div_(math.sqrt(d * size))
+        torch.randn(rows, d, dtype=torch.float64, generator=generator, device="cpu").div_(math.sqrt(d * size))
         for rows, size in ((n, 1), (m, m))
     )
-    bias = torch.zeros(n, dtype=torch.float64)
+    bias = torch.zeros(n, dtype=torch.float64, device="cpu")
     unknowns = [u.requires_grad_() for u in (weight, g, bias)]
     scale = n if loss == "coded" else 1
     solver = torch.optim.LBFGS(

@@ -87,10 +87,11 @@ class Optimum:
             raise UserError(f"d is {d}, below the number of targets {n}; the closed form needs d >= n")
         if "gram" in self.undefined:
             raise UserError(f"there is no particular optimal weight: {self.undefined['gram']}")
-        frame = torch.eye(d, n, dtype=torch.float64)
+        frame = torch.eye(d, n, dtype=torch.float64, device="cpu")
         if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
-            frame = torch.linalg.qr(torch.randn(d, n, dtype=torch.float64, generator=generator)).Q
+            generator = torch.Generator("cpu").manual_seed(seed)
+            draws = torch.randn(d, n, dtype=torch.float64, generator=generator, device="cpu")
+            frame = torch.linalg.qr(draws).Q
         return root(self.gram) @ frame.T
 
     def features(self, y: Any, d: int, seed: int | None = None) -> Tensor:
@@ -112,7 +113,7 @@ class Optimum:
             )
         weight = self.weights(d, seed)
         if self.rank == 0:
-            return torch.zeros(len(targets), d, dtype=torch.float64)
+            return torch.zeros(len(targets), d, dtype=torch.float64, device="cpu")
         values, vectors = spectrum(self.sigma)
         alive = values.sqrt() > math.sqrt(self.c)
         inverse = (vectors[:, alive] / values[alive].sqrt()) @ vectors[:, alive].T
