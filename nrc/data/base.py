@@ -189,7 +189,8 @@ class RegressionData:
     def one_sided(self) -> bool:
         """Whether all train targets lie on one side of a hyperplane through 0 (`nrc.cone.one_sided`).
 
-        Exact collapse of non-negative (ReLU) features with decayed biases needs it.
+        A hint: exact collapse of non-negative (ReLU) features needs it of the predictions without their bias, which the
+        targets mostly decide while biases decay.
         """
         from nrc.cone import one_sided
 
@@ -242,7 +243,7 @@ class RegressionData:
                 f"  eigenvalues {spectrum}, lambda_min {self.lambda_min:.4g}, "
                 f"numerical rank of the targets {self.target_rank} of {n}",
                 f"  mean of the targets {self.mean_in_deviations:.3g} deviations from 0, targets one-sided: {side} "
-                "(ReLU features need it to collapse exactly while biases decay)",
+                "(a hint: ReLU features collapse exactly only where predictions without bias are)",
                 f"  sha256 {self.sha256[:12]}, kind: {self.kind}, "
                 f"the paper's own data: {'yes' if self.papers_own else 'no'}",
                 *([f"  more inputs ({d}) than train rows ({count}): any targets can be fitted exactly"]

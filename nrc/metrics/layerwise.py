@@ -208,7 +208,8 @@ def linear_mse(layer: Layer) -> float:
     they are; float64 holds a direction of size s beside others of size 1 to 1e-16/s. From moments alone, k directions
     below 2e-16 d of the largest variance are left out; where they may explain more of the error than 1 % and twice the
     share k/N of chance, it is undefined (see `nrc.metrics.fit`). With `linear_map_from` the map is fitted
-    there and judged on these moments. Equal to the model's own MSE where a layer already holds the prediction.
+    there and judged on these moments. The model's own MSE where a layer already holds the prediction, or less, where
+    directions of rounding size carry some of the residual.
     """
     source = layer.reference or layer
     a, b = source.affine_map

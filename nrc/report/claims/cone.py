@@ -111,7 +111,7 @@ def cone_biases(case: Case) -> Finding:
     says="At the published weight decay ReLU features collapse when the targets lie to one side of 0.",
 )  # fmt: skip
 def cone_one_sided(case: Case) -> Finding:
-    """With targets to one side (99 % of the rows) every NRC1 and NRC2 falls at least 20-fold, NRC1 to below 0.05, with all
+    """With targets to one side (mean over 2.5 deviations from 0) every NRC1 and NRC2 falls at least 20-fold, NRC1 to below 0.05, with all
     target directions alive; the null is the same data centred. What still falls is "not yet"."""
     arms = _pick(case, RELU)
     found = _one_sided(arms)
