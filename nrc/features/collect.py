@@ -209,6 +209,8 @@ class Reader:
         if several and read.last in moments:
             ranks.add_centred(moments[read.last])
         made = prediction.maker
+        if made in moments and (why := prediction.doubt(moments[made], read.weights.get(made, KNOWN))):
+            read.weights[made] = Applied(reason=why)
         if made not in moments or read.weights.get(made, KNOWN).reason:
             made = None  # its W h + b is not the output, or there is no such W
         head = made if self.head is None else self.head

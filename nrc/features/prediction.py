@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrc.arrays import double
+from nrc.arrays import double, precision
 from nrc.errors import UserError
 from nrc.features.tensors import Path, plain, shown, tensors_in
+from nrc.features.weights import Applied, contradiction
+from nrc.moments import Moments
 
 POOLED = 1e-5  # of the largest prediction: what a mean over positions may differ by, summed in another order
 # words in the names of outputs that are no predictions, whatever their shape
@@ -73,6 +76,7 @@ class Prediction:
         self._by_group: dict[int, Tensor] = {}
         self._group_rows: dict[int, int] = {}
         self._rows = 0
+        self._eps = 0.0
         self._same: dict[str, Tensor] = {}
         self._batches: Counter[str] = Counter()  # in which a layer made the prediction, and in all: ""
         self.reason = ""  # why there is no error
@@ -222,6 +226,7 @@ class Prediction:
         prediction = rows(found)
         if not len(prediction):
             return found
+        self._eps = max(self._eps, precision(found.dtype))
         errors = (prediction - rows(y)).square().sum(1)
         self._total = self._total + errors.sum()
         self._rows += len(prediction)
@@ -270,6 +275,18 @@ class Prediction:
     def error(self) -> float | None:
         """mean |output - y|^2 over the rows; None when there is no prediction."""
         return None if self.reason or not self._rows else float(self._total) / self._rows
+
+    def doubt(self, moments: Moments, applied: Applied) -> str:
+        """Why a weight is not what made the prediction of these rows, though it did of some; or nothing."""
+        weight, bias, error = applied.weight, applied.bias, self.error
+        if weight is None or bias is None or error is None or not math.isfinite(error):
+            return ""
+        if moments.count != self._rows or not moments.finite:
+            return ""
+        weight = weight.flatten(1)
+        if self._outputs is not None and len(weight) > max(self._outputs):
+            weight, bias = weight[list(self._outputs)], bias[list(self._outputs)]
+        return contradiction(moments, weight, bias, error, self._eps)
 
     def error_of(self, group: int) -> float | None:
         """The same over the rows of one group."""
