@@ -1,6 +1,7 @@
 """Which layer counts as the last one: that whose W h + b the network puts out, and no other."""
 
 import math
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -285,3 +286,115 @@ def test_an_output_that_overflows_gives_no_number():
     monitor = nrc.CollapseMonitor(Overflow())
     assert math.isnan(monitor.measure(batches())["h"]["mse"])
     assert monitor.undefined["h"]["mse"] == "the network's output holds NaN or infinity"
+
+
+class With(nn.Module):
+    """Two heads on a body, and whatever `put_out` makes of them and of the targets."""
+
+    def __init__(self, put_out, n=2):
+        super().__init__()
+        self.f, self.h, self.more = body(), nn.Linear(8, n), nn.Linear(8, 3 * n)
+        self.put_out = put_out
+
+    def forward(self, x, y=None):
+        h = self.f(x)
+        return self.put_out(self.h(h), self.more(h).view(len(x), -1, 3), y)
+
+
+LOSSES = {
+    "squares": nn.MSELoss(reduction="none"),
+    "log-cosh": lambda a, y: (a - y).cosh().log(),
+    "quantile": lambda a, y: torch.maximum(0.9 * (y - a), 0.1 * (a - y)),
+    "Huber": nn.HuberLoss(reduction="none", delta=0.3),
+    "smooth": nn.SmoothL1Loss(reduction="none", beta=0.1),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("rows", [40, 1])
+def test_what_follows_the_targets_that_the_network_gets_is_no_prediction(loss, n, rows):
+    x, y = batches()[0]
+    x, y = x[:rows], y[:rows, :n]
+    for put_out in (lambda a, b, y: LOSSES[loss](a, y), lambda a, b, y: {"each": LOSSES[loss](a, y)}):
+        alone = nrc.CollapseMonitor(With(put_out, n))
+        table = alone.measure([((x, y), y)])
+        assert alone.head is None and all(math.isnan(values["mse"]) for values in table.values())
+        last = alone.undefined[list(table)[-1]]["mse"]
+        assert "follows them: it is a loss for each sample" in last
+    beside = nrc.CollapseMonitor(With(lambda a, b, y: (LOSSES[loss](a, y), 2 * a), n))
+    found = beside.measure([({"y": y, "x": x}, y)])
+    with torch.no_grad():
+        expected = float((beside.model(x, y)[1] - y).square().mean())
+    assert found[list(found)[-1]]["mse"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_autoencoder_predicts_what_it_gets():
+    class Conditional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.h = body(), nn.Linear(10, 5)
+
+        def forward(self, x: Tensor, c: Tensor) -> dict[str, Tensor]:
+            return {"x": x, "decoded": torch.tanh(self.h(torch.cat((self.f(x), c), 1)))}
+
+    x, c = batches()[0]
+    model = Conditional()
+    table = nrc.CollapseMonitor(model).measure([((x, c), x)])
+    with torch.no_grad():
+        expected = float((model(x, c)["decoded"] - x).square().mean())
+    assert table["h"]["mse"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("put_out", "words"),
+    [
+        (lambda a, b, y: {"quantiles": b, "target": y}, "or the targets themselves"),
+        (lambda a, b, y: {"quantiles": b, "echo": y}, "or the targets themselves"),
+        (lambda a, b, y: {"quantiles": b, "scale": a.exp()}, "no prediction by its name"),
+        (lambda a, b, y: {"quantiles": b, "var": a.exp()}, "no prediction by its name"),
+        (lambda a, b, y: {"quantiles": b, "uncertainty": a}, "no prediction by its name"),
+        (lambda a, b, y: (b, a.exp()), r"but \[0\] \(40, 2, 3\) may hold the prediction"),
+        (lambda a, b, y: (b.mT, a), r"but \[0\] \(40, 3, 2\) may hold the prediction"),
+    ],
+)
+def test_what_alone_has_the_shape_of_the_targets_need_not_be_the_prediction(put_out, words):
+    x, y = batches()[0]
+    monitor = nrc.CollapseMonitor(With(put_out))
+    table = monitor.measure([((x, y), y)])
+    assert all(math.isnan(values["mse"]) for values in table.values())
+    assert re.search(words, monitor.undefined[list(table)[-1]]["mse"])
+
+
+@pytest.mark.parametrize(
+    "put_out",
+    [lambda a, b, y: {"quantiles": b, "mean": a}, lambda a, b, y: (a, b), lambda a, b, y: (b, b[..., 1])],
+)
+def test_a_prediction_beside_its_quantiles_is_found(put_out):
+    x, y = batches()[0]
+    model = With(put_out)
+    monitor = nrc.CollapseMonitor(model)
+    table = monitor.measure([(x, y)])
+    with torch.no_grad():
+        a, b = model.h(model.f(x)), model.more(model.f(x)).view(40, 2, 3)
+    out = put_out(a, b, y)
+    expected = out["mean"] if isinstance(out, dict) else next(p for p in out if p.shape == y.shape)
+    found = table[monitor.head or list(table)[-1]]["mse"]
+    assert found == pytest.approx(float((expected - y).square().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["features", "weekly", "hidden"])
+@pytest.mark.parametrize("key", [None, "prediction"])
+def test_the_name_of_the_layer_that_makes_the_only_output_does_not_matter(name, key):
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module(name, nn.Sequential(body(), nn.Linear(8, 1)))
+
+        def forward(self, x: Tensor):
+            out = getattr(self, name)(x)
+            return out if key is None else {key: out}
+
+    x, y = batches()[0]
+    monitor = nrc.CollapseMonitor(Named())
+    assert monitor.measure([(x, y[:, :1])])[f"{name}.1"]["mse"] > 0 and monitor.head == f"{name}.1"

@@ -16,7 +16,7 @@ from nrc.features.hooks import FeatureHooks, Read, finish
 from nrc.features.inputs import Placing, called, other_types, unpack
 from nrc.features.layers import OUT, default_layers, measured_layers, reading_weight, unwrapped
 from nrc.features.modes import evaluating
-from nrc.features.prediction import Prediction
+from nrc.features.prediction import Prediction, with_other_targets
 from nrc.features.probe import Plan, by_type, probe, same_random_numbers
 from nrc.features.weights import Applied
 from nrc.metrics.assemble import Metrics, evaluate
@@ -248,9 +248,15 @@ class Reader:
                         named = {
                             label for label in self.chosen if self.layers is not None or label == self.head
                         }
+                        others = None
+                        if not self.trust and self.output is None:
+                            with same_random_numbers():
+                                others = with_other_targets(network, args, kwargs, y)
                         hooks = FeatureHooks(
                             self.chosen, plan,
-                            Prediction(self.head, self.output, self.outputs, plan.random, plan.disordered),
+                            Prediction(
+                                self.head, self.output, self.outputs, plan.random, plan.disordered, others
+                            ),
                             named=named, head=self.head, keep_bytes=keep_bytes, max_features=self.max_features,
                             every_position=self.every_position, check_weights=not self.trust,
                             copy_weights=sharded,

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nrc.arrays import double, precision
 from nrc.errors import UserError
-from nrc.features.tensors import Path, plain, shown, tensors_in
+from nrc.features.tensors import Path, mapped, plain, shown, tensors_in
 from nrc.features.weights import Applied, contradiction
 from nrc.moments import Moments
 
 POOLED = 1e-5  # of the largest prediction: what a mean over positions may differ by, summed in another order
 # words in the names of outputs that are no predictions, whatever their shape
-OTHER_OUTPUTS = ("loss", "error", "logstd", "logvar", "logsigma", "logscale", "logprob", "std", "sigma", "variance",
-                 "kl", "latent", "hidden", "embedding", "feature", "attention")  # fmt: skip
+OTHER_OUTPUTS = frozenset((
+    "loss", "error", "std", "stddev", "sigma", "scale", "var", "variance", "logstd", "logvar", "logsigma", "logscale",
+    "covariance", "cov", "uncertainty", "logprob", "kl", "latent", "hidden", "embedding", "feature", "attention",
+    "target", "label",
+))  # fmt: skip
 
 
 def fitted(x: Tensor, shape: torch.Size, outputs: Sequence[int] | None = None) -> Tensor | None:
@@ -59,6 +66,7 @@ class Prediction:
         outputs: the columns of it that predict the targets.
         random: where in the output tensors stand that differ from pass to pass.
         disordered: where tensors stand whose rows are in another order than the targets'.
+        others: what the network put out for the first batch with other targets among its inputs; None: it gets none.
     """
 
     def __init__(
@@ -68,9 +76,10 @@ class Prediction:
         outputs: Sequence[int] | None = None,
         random: frozenset[Path] = frozenset(),
         disordered: frozenset[Path] = frozenset(),
+        others: Mapping[Path, Tensor] | None = None,
     ) -> None:
         self._head, self._output, self._outputs = head, output, outputs
-        self._random, self._disordered = random, disordered
+        self._random, self._disordered, self._others = random, disordered, others
         self._path: Path | None = None
         self._total: Tensor | float = 0.0
         self._by_group: dict[int, Tensor] = {}
@@ -105,7 +114,7 @@ class Prediction:
         if not fits:
             self._require_columns(there.values(), y)
             fits = {path: f for path, x in there.items() if (f := _squeezed(x, y.shape)) is not None}
-        path = self._choose(fits, y, made) if fits else None
+        path = self._choose(fits, there, y, made) if fits else None
         if path is None:
             if not fits:
                 shapes = ", ".join(f"{shown(p)} {tuple(x.shape)}" for p, x in list(there.items())[:4])
@@ -159,38 +168,44 @@ class Prediction:
             )
         return found
 
-    def _choose(self, fits: dict[Path, Tensor], y: Tensor, made: Mapping[str, Tensor]) -> Path | None:
-        if set(fits) == {()} and y.shape[-1] > 1:
-            return ()
+    def _choose(
+        self, fits: dict[Path, Tensor], there: Mapping[Path, Tensor], y: Tensor, made: Mapping[str, Tensor]
+    ) -> Path | None:
         if self._head is not None and self._head in made:
             heads = [path for path, x in fits.items() if _equal(made[self._head], x)]
             if heads:
                 return heads[0]
-        losses = {
-            path
-            for path, x in fits.items()
-            if y.shape[-1] == 1 and any(_is_loss(x, other, y) for other in (*fits.values(), *made.values()))
-        }
-        named = {
-            p for p in fits if any(w in str(k).lower().replace("_", "") for k in p for w in OTHER_OUTPUTS)
-        }
-        makers = {
-            p for p, x in fits.items() for label, m in made.items()
-            if any(w in label.lower().replace("_", "") for w in OTHER_OUTPUTS) and _equal(m, x)
-        }  # fmt: skip
-        left = [path for path in fits if path not in losses | named | makers]
+        losses = {path for path, x in fits.items() if self._follows(path, x, there[path], y, made)}
+        left = [path for path in fits if path not in losses and not any(map(_is_other, path))]
+        if len(left) > 1:  # the layers that make them have names, too
+            others = {
+                path
+                for path in left
+                for label, m in made.items()
+                if _is_other(label) and _equal(m, fits[path])
+            }
+            left = [path for path in left if path not in others] or left
         if len(left) > 1 and all(torch.equal(fits[left[0]], fits[path]) for path in left):
             left = left[:1]
-        if len(left) == 1:
-            return left[0]
-        if losses and not left:
-            self.reason = (
-                self.reason or "the network puts out a loss for each sample and no prediction; say output=..."
+        by_layer = bool(left) and any(_equal(m, fits[left[0]]) for m in made.values())
+        whole = _of_more(left[0], fits[left[0]], there, by_layer) if len(left) == 1 else None
+        if whole is not None:
+            self.reason = self.reason or (
+                f"{shown(left[0])} of what the network puts out has the targets' shape, but {shown(whole)} "
+                f"{tuple(there[whole].shape)} may hold the prediction; say which, output=..."
             )
+        elif len(left) == 1:
+            return left[0]
         elif left:
             self.reason = self.reason or (
                 f"the network puts out several tensors of the targets' shape ({', '.join(map(shown, left))}); "
                 "say which is the prediction, output=..., or which layer makes it, head=..."
+            )
+        elif losses:
+            self.reason = self.reason or (
+                f"the network gets the targets, and what it puts out of their shape, {', '.join(map(shown, losses))}, "
+                "follows them: it is a loss for each sample, or the targets themselves; if it is the prediction, say "
+                "output=..."
             )
         else:
             self.reason = self.reason or (
@@ -198,6 +213,20 @@ class Prediction:
                 "name; if one is, say output=..."
             )
         return None
+
+    def _follows(self, path: Path, x: Tensor, whole: Tensor, y: Tensor, made: Mapping[str, Tensor]) -> bool:
+        """Whether an output is the targets that the network got, or made of them by no layer: a loss."""
+        if self._others is None:
+            return False
+        if _equal(y.to(x.dtype), x):
+            return True
+        other = self._others.get(path)
+        if other is None or other.shape != whole.shape or path in self._random:
+            return False
+        changed = (double(other) - double(plain(whole))).abs().amax() > POOLED * double(
+            plain(whole)
+        ).abs().amax()
+        return bool(changed) and not any(_equal(m, x) for m in made.values())
 
     def add(
         self,
@@ -324,18 +353,66 @@ def _equal_rows(made: Tensor, found: Tensor, mask: Tensor | None) -> Tensor:
     return exact
 
 
-def _is_loss(x: Tensor, other: Tensor, y: Tensor) -> bool:
-    """Whether a tensor holds the squared or absolute error of another one."""
-    if other is x or other.numel() != y.numel() or x.numel() != y.numel():
+def _is_other(name: str | int) -> bool:
+    """Whether a word of a name, or two of them together, says that it is no prediction.
+
+    Example:
+        >>> [_is_other(name) for name in ("log_var", "hiddenStates", "weekly", 0)]
+        [True, True, False, False]
+    """
+    words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", str(name))]
+    words += [a + b for a, b in pairwise(words)]
+    return any(w.removesuffix(ending) in OTHER_OUTPUTS for w in words for ending in ("", "s", "es"))
+
+
+def _of_more(path: Path, x: Tensor, there: Mapping[Path, Tensor], made: bool) -> Path | None:
+    """An output that stands before this one in a tuple and may hold the prediction beside more (quantiles, samples).
+
+    It has one axis more and this one is no part of it, or for one target more columns, and no layer made this one.
+    """
+    for before, whole in there.items():
+        if before == path or not isinstance(path[-1], int):
+            return None
+        if not whole.is_floating_point():
+            continue
+        if x.shape[-1] == 1 and whole.shape[:-1] == x.shape[:-1] and whole.shape[-1] > 1 and not made:
+            return before
+        for axis in range(whole.ndim if whole.ndim == x.ndim + 1 else 0):
+            if whole.select(axis, 0).shape == x.shape:
+                parts = whole.movedim(axis, 0)
+                if not bool((parts == x.to(parts.device)).flatten(1).all(1).any()):
+                    return before
+    return None
+
+
+def with_other_targets(network: nn.Module, args: Any, kwargs: Any, y: Tensor) -> dict[Path, Tensor] | None:
+    """What a network puts out when the targets among its inputs are those of other samples; None: it gets none.
+
+    Nothing where they are its first input: an autoencoder's prediction follows it.
+    """
+    given: Any = (args, kwargs)
+    with suppress(TypeError, ValueError):  # keywords in the order of the network's own
+        given = tuple(inspect.signature(network.forward).bind(*args, **kwargs).arguments.values())
+    inputs: list[Tensor] = []
+    mapped(given, lambda x: inputs.append(x) or x)  # type: ignore[func-returns-value]
+    same = {id(x) for x in inputs if _same_values(x, y)}
+    if not same:
+        return None
+    if id(inputs[0]) in same:
+        return {}
+    args, kwargs = mapped((args, kwargs), lambda x: _changed(x) if id(x) in same else x.clone())
+    with suppress(Exception):
+        return {path: plain(x) for path, x in tensors_in(network(*args, **kwargs))}
+    return {}
+
+
+def _changed(targets: Tensor) -> Tensor:
+    other = targets.roll(1, 0)
+    return -1 - targets if torch.equal(other, targets) and targets.is_floating_point() else other
+
+
+def _same_values(x: Tensor, y: Tensor) -> bool:
+    if x.numel() != y.numel() or not x.ndim or len(x) != len(y) or x.is_complex():
         return False
-    apart = (double(other).reshape(-1) - double(y).reshape(-1).to(other.device)).abs()
-    x = double(x).reshape(-1)
-    for loss in (apart, apart.square(), apart.square() / 2, _huber(apart)):
-        if (x - loss).abs().amax() <= 1e-4 * loss.abs().amax():
-            return True
-    return False
-
-
-def _huber(apart: Tensor) -> Tensor:
-    """The Huber loss of these absolute errors."""
-    return torch.where(apart < 1, apart.square() / 2, apart - 0.5)
+    y = y.to(x.device, x.dtype if x.is_floating_point() else y.dtype).reshape(-1)
+    return torch.equal(double(plain(x)).reshape(-1).nan_to_num(), double(y).nan_to_num())
