@@ -2,6 +2,9 @@
 
 import math
 import re
+from collections import UserDict, namedtuple
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -84,6 +87,174 @@ def test_one_tensor_given_three_times_is_self_attention():
     assert nrc.collect(model, [((x, x, x), rows(3, 5, 2))])[""].count == 15
     with pytest.raises(UserError, match="another input than its own"):
         nrc.collect(model, [((x, x + 1, x), rows(3, 5, 2))])
+
+
+class By(nn.Module):
+    """A head on what `reads` makes of the inputs."""
+
+    def __init__(self, reads, d: int = 5) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.reads = nn.Linear(d, 2), reads
+
+    def forward(self, *inputs: object) -> Tensor:
+        return self.head(self.reads(*inputs))
+
+
+def mean_of(model: nn.Module, batches: list) -> Tensor:
+    found = nrc.collect(model, batches)
+    assert found.head == "head"
+    return found["head"].mean_h
+
+
+class Items(Dataset):
+    def __init__(self, make) -> None:
+        self.make = make
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, i: int) -> tuple[tuple, Tensor]:
+        return self.make(i), Y[i]
+
+
+@pytest.mark.parametrize("batch_size", [2, 5, 16])
+def test_a_data_loader_of_inputs_with_one_number_a_sample(batch_size):
+    lengths = DataLoader(Items(lambda i: (X[i], torch.tensor(i))), batch_size)
+    scale = torch.arange(16.0)[:, None]
+    found = mean_of(By(lambda x, length: x * length[:, None]), lengths)
+    torch.testing.assert_close(found, (X * scale).double().mean(0), atol=1e-5, rtol=0)
+
+    class Users(By):
+        def forward(self, user: Tensor, item: Tensor) -> Tensor:
+            return super().forward(user, item)
+
+    pairs = DataLoader(Items(lambda i: (torch.tensor(i), torch.tensor(i % 3))), batch_size)
+    found = mean_of(Users(lambda u, i: torch.stack((u, u * i), 1).float(), d=2), pairs)
+    i = torch.arange(16.0)
+    torch.testing.assert_close(found, torch.stack((i, i * (i % 3)), 1).double().mean(0), atol=1e-6, rtol=0)
+
+
+TEXT = ["a", "bcd", "ef", "g"] * 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [list, tuple, np.array, lambda t: np.array(t, dtype=object)],
+    ids=["list", "tuple", "array", "objects"],
+)
+def test_text_reaches_the_network_as_it_is(make):
+    model = By(lambda words: torch.tensor([[float(len(w)), float(ord(w[0]))] for w in words]), d=2)
+    expected = torch.tensor([[len(w), ord(w[0])] for w in TEXT]).double().mean(0)
+    torch.testing.assert_close(mean_of(model, [(make(TEXT), Y)]), expected)
+
+
+def test_text_beside_numbers_and_rows_of_several_lengths():
+    loader = DataLoader(Items(lambda i: (X[i], TEXT[i])), 8)
+    found = mean_of(By(lambda x, words: x * torch.tensor([[len(w)] for w in words])), loader)
+    sizes = torch.tensor([[len(w)] for w in TEXT])
+    torch.testing.assert_close(found, (X * sizes).double().mean(0), atol=1e-6, rtol=0)
+    ragged = [rows(3 + i % 4, 5, seed=i).double() for i in range(16)]
+    found = mean_of(By(lambda parts: torch.stack([part.mean(0) for part in parts])), [(ragged, Y)])
+    torch.testing.assert_close(found, torch.stack([r.mean(0) for r in ragged]).mean(0), atol=1e-6, rtol=0)
+    with pytest.raises(UserError, match=r"entry \[1\] is None, not a number"):
+        nrc.collect(By(lambda x: x), [([1.0, None], Y[:2])])
+
+
+class Attributes(UserDict):
+    """As tokenisers put out: entries that are attributes, too."""
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return self.data[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class Own(Mapping):
+    """A mapping that keeps its entries in an attribute."""
+
+    def __init__(self, **entries: object) -> None:
+        self.entries = entries
+
+    def __getitem__(self, name: str) -> object:
+        return self.entries[name]
+
+    def __iter__(self):
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def x(self) -> object:
+        return self["x"]
+
+
+@pytest.mark.parametrize("kind", [Attributes, Own])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_mapping_keeps_its_type(kind, inside):
+    class Reads(By):
+        def forward(self, batch: object) -> Tensor:
+            assert type(batch) is kind
+            return self.head(batch.x.sub_(1))
+
+    given = kind(x=X.clone())
+    found = mean_of(Reads(None), [((given,) if inside else given, Y)])
+    torch.testing.assert_close(found, (X - 1).double().mean(0), atol=1e-6, rtol=0)
+    assert torch.equal(given["x"], X)
+
+
+# --- objects that the network writes into
+
+
+class Graph:
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+@dataclass
+class Record:
+    x: Tensor
+
+
+Row = namedtuple("Row", ["x", "name"])
+
+
+def rewritten(model: nn.Module, graph: object) -> Tensor:
+    graph.x = torch.relu(model.body(graph.x))
+    return model.head(graph.x)
+
+
+def in_place(model: nn.Module, graph: object) -> Tensor:
+    return model.head(torch.relu(model.body(graph.x.sub_(1).div_(3))))
+
+
+@pytest.mark.parametrize(
+    ("make", "forward"),
+    [
+        (Graph, rewritten), (Graph, in_place), (Record, rewritten), (Record, in_place),
+        (lambda x: Row(x, "a"), in_place), (lambda x: [Graph(x)], lambda m, graphs: rewritten(m, *graphs)),
+    ],
+    ids=["object", "object in place", "dataclass", "dataclass in place", "named tuple", "list"],
+)  # fmt: skip
+def test_an_object_that_the_network_rewrites_is_new_in_every_pass(make, forward):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.head = nn.Linear(5, 5), nn.Linear(5, 2)
+
+        def forward(self, given: object) -> Tensor:
+            return forward(self, given)
+
+    given, model = make(X.clone()), Model()
+    monitor = nrc.CollapseMonitor(model)
+    found = monitor.measure([((given,), Y)])["head"]["mse"]
+    with torch.no_grad():
+        expected = float((model(make(X.clone())) - Y).square().mean())
+    assert found == pytest.approx(expected, rel=1e-5) and monitor.head == "head"
+    assert torch.equal((given[0] if isinstance(given, list) else given).x, X)
 
 
 # --- as many sequences as positions

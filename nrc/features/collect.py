@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nrc.errors import UserError
 from nrc.features import ranks
 from nrc.features.hooks import FeatureHooks, Read, finish
-from nrc.features.inputs import Placing, called, other_types, unpack
+from nrc.features.inputs import Placing, called, other_types, unpack, wanted
 from nrc.features.layers import OUT, default_layers, measured_layers, reading_weight, unwrapped
 from nrc.features.modes import evaluating
 from nrc.features.prediction import Prediction, with_other_targets
@@ -277,10 +277,11 @@ class Reader:
     ) -> tuple[tuple[Any, ...], dict[str, Any], Tensor, Tensor | None]:
         copy = not self.trust
         cast = self.trust or bool(self._cast)
-        args, kwargs, y, mask = unpack(batch, Placing.on(like, cast=cast, copy=copy))
-        args, kwargs = called(network, args, kwargs)
+        wants = wanted(network)
+        given, names, y, mask = unpack(batch, Placing.on(like, cast=cast, copy=copy), wants)
+        args, kwargs = called(network, given, names)
         if self._cast is None and not self.trust and other_types(args, kwargs, like):
-            again = unpack(batch, Placing.on(like, cast=False, copy=True))[:2]
+            again = unpack(batch, Placing.on(like, cast=False, copy=True), wants)[:2]
             with same_random_numbers():
                 try:  # as the network gets them in training
                     network(*called(network, *again)[0], **called(network, *again)[1])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nrc.features.layers import OUT, may_be_linear
 from nrc.features.rows import Arrangement, Fold, Seen, feature_axis
-from nrc.features.tensors import Path, plain, tensors_in
+from nrc.features.tensors import Path, mapped, plain, tensors_in
 from nrc.features.weights import applied_weight, sample
 
 SAMPLES = 16  # in a pass
@@ -174,23 +174,12 @@ def same_random_numbers() -> Iterator[None]:
 
 def _cut(values: Any, axes: Mapping[int, int], index: Tensor) -> Any:
     """These samples of nested inputs, each tensor along its axis; a tensor given twice stays one."""
-    done: dict[int, Any] = {}
 
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if id(value) not in done:
-                axis = axes.get(id(value))
-                done[id(value)] = (
-                    value.clone() if axis is None else value.index_select(axis, index.to(value.device))
-                )
-            return done[id(value)]
-        if isinstance(value, dict):
-            return {name: cut(part) for name, part in value.items()}
-        if type(value) in (tuple, list):
-            return type(value)(map(cut, value))
-        return value
+    def cut(value: Tensor) -> Tensor:
+        axis = axes.get(id(value))
+        return value.clone() if axis is None else value.index_select(axis, index.to(value.device))
 
-    return cut(values)
+    return mapped(values, cut)
 
 
 def _axes(values: Any, size: int, prefer: int, square: bool) -> dict[int, int]:

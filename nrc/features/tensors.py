@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import FunctionType, ModuleType
@@ -66,6 +67,8 @@ def mapped(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
     def new(value: Any) -> Any:
         if id(value) in done:
             return done[id(value)][1]
+        if isinstance(value, Mapping) and not isinstance(value, dict) and not hasattr(value, "__dict__"):
+            value = dict(value)  # of a type that takes no other entries
         made = change(value) if isinstance(value, Tensor) else value
         if isinstance(value, np.ndarray):
             made = value.copy()
@@ -87,7 +90,7 @@ def mapped(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def _slots(value: Any) -> Sequence[tuple[Callable[[Any, Any], None], Any, Any]]:
     """Where values stand in a mapping, list or object: how to put another one there, under which key, and the value."""
     store: Any = value
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | UserDict):
         return [(store.__setitem__, key, part) for key, part in value.items()]
     if isinstance(value, list):
         return [(value.__setitem__, at, part) for at, part in enumerate(value)]
