@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import nrc
 from nrc.errors import UserError
 from nrc.features.collect import measure_splits
+from nrc.features.hooks import _picked
+from nrc.features.rows import Unmeasurable
 
 LAST = ("mse", "r2", "nrc2", "nrc3", "signal_share")
 
@@ -398,3 +400,75 @@ def test_the_name_of_the_layer_that_makes_the_only_output_does_not_matter(name, 
     x, y = batches()[0]
     monitor = nrc.CollapseMonitor(Named())
     assert monitor.measure([(x, y[:, :1])])[f"{name}.1"]["mse"] > 0 and monitor.head == f"{name}.1"
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("positions", [4, 6])
+def test_channels_first_of_as_many_positions_as_targets_are_turned_or_doubted(kernel, positions):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(3, 4, kernel, padding=kernel // 2))
+    x = torch.randn(20, 3, positions)
+    y = model(x).detach().mT + torch.arange(4)
+    monitor = nrc.CollapseMonitor(model)
+    found = monitor.measure([(x[:12], y[:12]), (x[12:], y[12:])])["0"]["mse"]
+    if kernel == 3 and positions == 4:
+        assert math.isnan(found) and "second axis or on its last" in monitor.undefined["0"]["mse"]
+        monitor = nrc.CollapseMonitor(model, output=lambda out: out.mT)
+        found = monitor.measure([(x, y)])["0"]["mse"]
+    assert found == pytest.approx((0 + 1 + 4 + 9) / 4)
+
+
+def test_channels_last_of_as_many_positions_as_targets_are_as_they_are():
+    torch.manual_seed(0)
+    for tail in ([], [nn.Tanh()]):
+        model, x = nn.Sequential(nn.Linear(3, 4), *tail), torch.randn(20, 4, 3)
+        y = model(x).detach() + torch.arange(4)
+        assert nrc.CollapseMonitor(model).measure([(x, y)])["0"]["mse"] == pytest.approx(14 / 4)
+
+
+class OneToken(nn.Module):
+    """A head at every token, of which one goes out."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gru, self.h, self.at = nn.GRU(4, 8, batch_first=True), nn.Linear(8, 1), at
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.h(torch.relu(self.gru(x)[0]))[:, self.at]
+
+
+@pytest.mark.parametrize("at", [0, 2, -1])
+def test_of_tokens_with_equal_outputs_nothing_says_which_goes_out(at):
+    model = OneToken(at)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 5, 4, generator=generator)
+    y = x[:, at, :1]
+    with torch.no_grad():
+        h = torch.relu(model.gru(x)[0])[:, at]
+    found = nrc.CollapseMonitor(model).measure([(x, y)])["h"]
+    assert found["linear_mse"] == pytest.approx(nrc.measure(h, y)["linear_mse"], rel=1e-4)
+    nn.init.zeros_(model.h.weight)  # as a head begins
+    with pytest.raises(UserError, match="'h' has several positions that make the network's output"):
+        nrc.CollapseMonitor(model).measure([(x, y)])
+
+
+def test_a_position_found_in_one_batch_settles_those_that_do_not_tell():
+    x, made = torch.randn(1, 3, 4), torch.zeros(1, 3, 1)
+    for token in (0, 1, -1):
+        assert torch.equal(_picked(x, made, made[:, 0], token)[0], x[:, token])
+    with pytest.raises(Unmeasurable, match="several positions"):
+        _picked(x, made, made[:, 0])
+    assert torch.equal(_picked(x[:, :1].expand(1, 3, 4), made, made[:, 0])[0], x[:, 0])
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": 1}, {"padding": 1, "padding_mode": "circular"}, {"stride": 2}]
+)
+def test_a_convolution_that_makes_of_its_maps_more_or_fewer_positions_is_no_head(options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 2, 1, **options), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    x, y = torch.randn(40, 8, 4, 4), torch.randn(40, 2)
+    monitor = nrc.CollapseMonitor(model)
+    found = monitor.measure([(x, y)])["0"]["mse"]
+    assert monitor.head is None and found == pytest.approx((model(x) - y).square().mean().item(), rel=1e-5)

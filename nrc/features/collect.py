@@ -18,6 +18,7 @@ from nrc.features.layers import OUT, default_layers, measured_layers, reading_we
 from nrc.features.modes import evaluating
 from nrc.features.prediction import Prediction, with_other_targets
 from nrc.features.probe import Plan, by_type, probe, same_random_numbers
+from nrc.features.rows import CHANNELS_FIRST
 from nrc.features.weights import Applied
 from nrc.metrics.assemble import Metrics, evaluate
 from nrc.metrics.layer import Layer, Maker
@@ -255,7 +256,8 @@ class Reader:
                         hooks = FeatureHooks(
                             self.chosen, plan,
                             Prediction(
-                                self.head, self.output, self.outputs, plan.random, plan.disordered, others
+                                self.head, self.output, self.outputs, plan.random, plan.disordered, others,
+                                any(isinstance(module, CHANNELS_FIRST) for module in network.modules()),
                             ),
                             named=named, head=self.head, keep_bytes=keep_bytes, max_features=self.max_features,
                             every_position=self.every_position, check_weights=not self.trust,

@@ -79,6 +79,9 @@ class FeatureHooks:
         self._first_batch = True
         self._handles: list[Any] = []
         self._group_names: dict[Hashable, int] = {}
+        self._token: dict[
+            str, int | None
+        ] = {}  # label -> the one position that goes out, where it is always the same
         self._batch: _Batch
 
     def __enter__(self) -> FeatureHooks:
@@ -230,7 +233,8 @@ class FeatureHooks:
         made, n, pooled = plain(out), batch.y.shape[-1], False
         outputs = self.prediction.columns
         if isinstance(module, CONVOLUTIONS):
-            if set(module.kernel_size) != {1} or set(module.stride) != {1} or made.ndim < 3:
+            padded = not isinstance(module.padding, str) and set(module.padding) != {0}
+            if set(module.kernel_size) != {1} or set(module.stride) != {1} or padded or made.ndim < 3:
                 return
             made = made.movedim(1, -1)
             if made.shape[:-1] != batch.y.shape[:-1]:
@@ -266,7 +270,7 @@ class FeatureHooks:
         seen = self._plan.arrangements.get(label, Arrangement()).seen
         if seen is not None and seen.samples == {1} and y.ndim == 2:
             x, made = x.transpose(0, 1), made.transpose(0, 1)
-        rows = _picked(x, made, found)
+        rows, self._token[label] = _picked(x, made, found, self._token.get(label))
         if rows is None:
             raise reason
         batch = _Batch(y, mask, codes)
@@ -386,32 +390,47 @@ class _Batch:
         }
 
 
-def _picked(x: Tensor, made: Tensor, found: Tensor) -> Tensor | None:
-    """The rows of x (B, ..., d) whose outputs (B, ..., n) are the prediction, all of them or one for each sample."""
+def _picked(
+    x: Tensor, made: Tensor, found: Tensor, token: int | None = None
+) -> tuple[Tensor | None, int | None]:
+    """The rows of x (B, ..., d) whose outputs (B, ..., n) are the prediction, all of them or one for each sample.
+
+    Args:
+        token: the position that it was in the batches before.
+
+    Returns:
+        The rows, if they can be told, and the position if it is the same in all samples.
+
+    Raises:
+        Unmeasurable: several rows of a sample make the prediction, and their features differ.
+    """
     coarse = made.dtype if torch.finfo(made.dtype).eps >= torch.finfo(found.dtype).eps else found.dtype
     made, found = made.to(coarse), found.to(made.device, coarse)
     if made.shape == found.shape:
         if bool((made == found).all()):
-            return x.flatten(0, -2)
-        return _sorted_back(x, made, found) if made.ndim == 2 else None
+            return x.flatten(0, -2), None
+        return _sorted_back(x, made, found) if made.ndim == 2 else None, None
     if found.ndim != 2 or len(made) != len(found) or x.shape[:-1] != made.shape[:-1]:
-        return None
+        return None, None
     rows, outputs = x.flatten(1, -2), made.flatten(1, -2)
     same = (outputs == found[:, None]).all(-1)  # (B, T)
     if not bool(same.any(1).all()):
-        return None
-    if int(same.sum()) == len(same):
-        at = same.int().argmax(1)
-    elif bool(same[:, -1].all()):
-        at = same.new_full((len(same),), same.shape[1] - 1, dtype=torch.long)
-    elif bool(same[:, 0].all()):
-        at = same.new_zeros(len(same), dtype=torch.long)
-    else:  # of two tokens with equal outputs only equal features will do
-        at = same.int().argmax(1)
-        chosen = rows[torch.arange(len(rows), device=rows.device), at]
-        if bool(((rows != chosen[:, None]).any(-1) & same).any()):
-            return None
-    return rows[torch.arange(len(rows), device=rows.device), at]
+        return None, None
+    everywhere = same.all(0).nonzero().flatten().tolist()
+    if token is not None and token % same.shape[1] in everywhere:
+        everywhere = [token % same.shape[1]]
+    at = same.int().argmax(1)
+    if len(everywhere) == 1:
+        at = torch.full_like(at, everywhere[0])
+        token = -1 if everywhere[0] == same.shape[1] - 1 else everywhere[0]
+    chosen = rows[torch.arange(len(rows), device=rows.device), at]
+    # of two positions with equal outputs only equal features will do
+    if len(everywhere) != 1 and bool(((rows != chosen[:, None]).any(-1) & same).any()):
+        raise Unmeasurable(
+            "has several positions that make the network's output, and which of them goes out could not be told; "
+            "measure after it was picked, or give targets (B, T, n)"
+        )
+    return chosen, token
 
 
 def _sorted_back(x: Tensor, made: Tensor, found: Tensor) -> Tensor | None:

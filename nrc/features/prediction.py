@@ -67,6 +67,7 @@ class Prediction:
         random: where in the output tensors stand that differ from pass to pass.
         disordered: where tensors stand whose rows are in another order than the targets'.
         others: what the network put out for the first batch with other targets among its inputs; None: it gets none.
+        channels_first: whether the network has layers with their channels on the second axis, so that its output may.
     """
 
     def __init__(
@@ -77,9 +78,11 @@ class Prediction:
         random: frozenset[Path] = frozenset(),
         disordered: frozenset[Path] = frozenset(),
         others: Mapping[Path, Tensor] | None = None,
+        channels_first: bool = False,
     ) -> None:
         self._head, self._output, self._outputs = head, output, outputs
         self._random, self._disordered, self._others = random, disordered, others
+        self._channels_first = channels_first
         self._path: Path | None = None
         self._total: Tensor | float = 0.0
         self._by_group: dict[int, Tensor] = {}
@@ -98,15 +101,15 @@ class Prediction:
     def find(self, out: Any, y: Tensor, made: Mapping[str, Tensor]) -> Tensor | None:
         """The prediction in what the network put out, in the shape of the targets; None with a reason."""
         if self._output is not None:
-            return self._said(out, y)
+            return self._said(out, y, made)
         there = {path: x for path, x in tensors_in(out)}
         if self._path is not None and self._path in there:
             x = there[self._path]
-            found = fitted(x, y.shape, self._outputs)
+            found = self._fitted(x, y.shape, made)
             found = _squeezed(x, y.shape) if found is None else found
             if found is not None:
                 return found
-        fits = {path: f for path, x in there.items() if (f := fitted(x, y.shape, self._outputs)) is not None}
+        fits = {path: f for path, x in there.items() if (f := self._fitted(x, y.shape, made)) is not None}
         if fits and self._disordered.issuperset(fits):
             self.reason = self.reason or "the network puts out its rows in another order than it gets them"
             return None
@@ -140,7 +143,24 @@ class Prediction:
                     f"{x.shape[-1] - 1}"
                 )
 
-    def _said(self, out: Any, y: Tensor) -> Tensor | None:
+    def _fitted(self, x: Tensor, shape: torch.Size, made: Mapping[str, Tensor]) -> Tensor | None:
+        """As `fitted`; of as many positions as targets the layer that made it says which axis is which, or nothing."""
+        found = fitted(x, shape, self._outputs)
+        if not self._channels_first or found is None or x.shape != shape or len(shape) < 3:
+            return found
+        turned = x.movedim(1, -1)
+        if turned.shape != shape or torch.equal(turned, x):
+            return found
+        ways = [way for way in (x, turned) if any(_equal(m, way) for m in made.values())]
+        if len(ways) == 1:
+            return ways[0]
+        self.reason = self.reason or (
+            f"the network's output {tuple(x.shape)} may have the targets on its second axis or on its last, which are of "
+            "one size; give batches of another number of positions, or say which by output=lambda out: ..."
+        )
+        return None
+
+    def _said(self, out: Any, y: Tensor, made: Mapping[str, Tensor]) -> Tensor | None:
         try:
             if callable(self._output):
                 x = self._output(out)
@@ -159,6 +179,8 @@ class Prediction:
                 f"output={self._output!r} gives {type(x).__name__}; it must give the prediction, a tensor"
             )
         found = fitted(x, y.shape, self._outputs)
+        if found is not None and not callable(self._output):
+            return self._fitted(x, y.shape, made)
         found = _squeezed(x, y.shape) if found is None else found
         if found is None:
             self._require_columns([x], y)
