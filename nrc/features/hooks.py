@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from nrc.features.probe import Plan, input_of, output_of
 from nrc.features.rows import ORDER, Arrangement, Unmeasurable, arrange
 from nrc.features.tensors import plain
 from nrc.features.weights import Applied, applied_weight, sample, still_applies
+from nrc.metrics.groups import coded, labels_of
 from nrc.moments import Moments
 
 
@@ -105,7 +105,7 @@ class FeatureHooks:
         self, network: nn.Module, args: Any, kwargs: Any, y: Tensor, mask: Tensor | None, groups: Any = None
     ) -> None:
         """Send one batch through, with its targets (B, ..., n), the rows of them that count and their groups."""
-        codes = None if groups is None else self._codes(groups, y)
+        codes = None if groups is None else self._codes(groups, y, mask)
         fold = self._plan.fold
         unfolded = [t if t is None or fold is None else fold.unfold(t) for t in (y, mask, codes)]
         self._batch = _Batch(*unfolded)  # type: ignore[arg-type]
@@ -313,22 +313,23 @@ class FeatureHooks:
             else:
                 read.kept.append((x.clone(), y.clone()))
 
-    def _codes(self, groups: Any, y: Tensor) -> Tensor:
+    def _codes(self, groups: Any, y: Tensor, mask: Tensor | None) -> Tensor:
         """Labels of a batch as whole numbers (B, ...) beside the targets' rows."""
-        labels = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+        labels = labels_of(groups)
         shape = tuple(y.shape[:-1])
         if labels.shape != shape and labels.shape != shape[:1]:
             raise UserError(
                 f"the groups of a batch have shape {labels.shape}; expected one label a target row, {shape}, or one a "
                 f"sample, {shape[:1]}"
             )
-        names, codes = np.unique(labels, return_inverse=True)
-        known = [self._group_names.setdefault(name.item(), len(self._group_names)) for name in names]
+        counts = None if mask is None else (mask.flatten(1).any(1) if labels.ndim == 1 < mask.ndim else mask)
+        names, codes = coded(labels, None if counts is None else counts.cpu().numpy())
+        known = [self._group_names.setdefault(name, len(self._group_names)) for name in names]
         if len(self._group_names) > MAX_GROUPS:
             raise UserError(
                 f"groups has more than {MAX_GROUPS} different labels; each has sums of its own: put them into bins"
             )
-        found = torch.tensor(known, device="cpu")[torch.from_numpy(codes.reshape(labels.shape))]
+        found = torch.tensor(known, device="cpu")[torch.from_numpy(codes)]
         return found.reshape(*labels.shape, *[1] * (len(shape) - labels.ndim)).expand(shape).to(y.device)
 
     @property

@@ -7,6 +7,7 @@ are one. What cannot be told so is left unknown, and `nrc.features.rows` then re
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,10 @@ class Plan:
 def input_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The first input of a module; of attention its query, where that is key and value, too, else the three."""
     if not isinstance(module, nn.MultiheadAttention):
+        if not args:  # the first of its parameters, in whatever order they are named
+            with suppress(TypeError, ValueError):
+                given = inspect.signature(module.forward).bind(**kwargs).arguments
+                kwargs = {**{name: given[name] for name in given if name in kwargs}, **kwargs}
         return next(iter((*args, *kwargs.values())), None)
     given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
     same = given["query"] is given["key"] is given["value"]
