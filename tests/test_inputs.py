@@ -135,6 +135,22 @@ def test_a_data_loader_of_inputs_with_one_number_a_sample(batch_size):
     torch.testing.assert_close(found, torch.stack((i, i * (i % 3)), 1).double().mean(0), atol=1e-6, rtol=0)
 
 
+def test_inputs_by_keyword_are_taken_in_the_order_of_the_layer():
+    class Conditioned(nn.Linear):
+        def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+            return super().forward(x)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = Conditioned(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(cond=x.flip(1), x=x)
+
+    torch.testing.assert_close(mean_of(Model(), [(X, Y)]), X.double().mean(0), atol=1e-6, rtol=0)
+
+
 TEXT = ["a", "bcd", "ef", "g"] * 4
 
 

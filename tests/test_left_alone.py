@@ -1,4 +1,4 @@
-"""Measuring leaves a network as it was: weights, buffers, modes; and torch's default device does not matter."""
+"""Measuring leaves a network as it was: weights, buffers, modes; and torch's default device and type do not matter."""
 
 import ast
 import copy
@@ -134,8 +134,11 @@ FACTORIES = (
 )  # fmt: skip
 
 
+OF_DEFAULT_TYPE = ("empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randn", "tensor", "zeros")
+
+
 def made_anywhere(source: str) -> list[int]:
-    """Lines that make a new tensor on torch's default device."""
+    """Lines that make a new tensor on torch's default device, or in its default type."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     return [
         call.lineno
@@ -144,16 +147,18 @@ def made_anywhere(source: str) -> list[int]:
         and isinstance(call.func.value, ast.Name)
         and call.func.value.id == "torch"
         and call.func.attr in FACTORIES
-        and all(keyword.arg != "device" for keyword in call.keywords)
+        and not {"device", *({"dtype"} if call.func.attr in OF_DEFAULT_TYPE else ())}.issubset(
+            keyword.arg for keyword in call.keywords
+        )
     ]
 
 
-def test_nothing_that_measures_makes_a_tensor_on_torchs_default_device():
+def test_nothing_that_measures_makes_a_tensor_on_torchs_default_device_or_of_its_default_type():
     package = Path(nrc.__file__).parent
     files = [f for room in ("metrics", "features", "theory") for f in (package / room).rglob("*.py")]
     files += [package / f"{name}.py" for name in ("arrays", "cone", "moments", "rank")]
     assert not {str(f): lines for f in files if (lines := made_anywhere(f.read_text()))}
-    assert made_anywhere("x = 1\ny = torch.eye(3)") == [2]
+    assert made_anywhere("x = 1\ny = torch.eye(3)\nz = torch.ones(2, device='cpu')") == [2, 3]
 
 
 RNG = np.random.default_rng(0)
@@ -214,6 +219,24 @@ def test_torchs_default_device_does_not_matter(what):
         torch.set_default_device(None)
     for one, other in zip(expected, found, strict=True):
         assert one == pytest.approx(other, nan_ok=True, rel=0, abs=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("rows", [100, 1500])
+def test_torchs_default_type_does_not_matter(dtype, rows):
+    model, generator = network(nn.ReLU()), torch.Generator().manual_seed(0)
+    batches = [(torch.randn(rows, 5, generator=generator), torch.randn(rows, 2, generator=generator))]
+    groups = [k % 3 for k in range(rows)]
+    expected = nrc.CollapseMonitor(model).measure(batches, groups=groups)
+    torch.set_default_dtype(dtype)
+    try:
+        found = nrc.CollapseMonitor(model).measure(batches, groups=groups)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in ((expected, found), (expected.groups[1], found.groups[1])):
+        assert one.keys() == other.keys() == {"0", "2"}
+        for label in one:
+            assert one[label] == pytest.approx(other[label], nan_ok=True, rel=0, abs=0)
 
 
 class Node:

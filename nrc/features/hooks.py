@@ -329,7 +329,7 @@ class FeatureHooks:
             raise UserError(
                 f"groups has more than {MAX_GROUPS} different labels; each has sums of its own: put them into bins"
             )
-        found = torch.tensor(known, device="cpu")[torch.from_numpy(codes)]
+        found = torch.tensor(known, dtype=torch.long, device="cpu")[torch.from_numpy(codes)]
         return found.reshape(*labels.shape, *[1] * (len(shape) - labels.ndim)).expand(shape).to(y.device)
 
     @property

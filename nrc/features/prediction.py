@@ -312,7 +312,9 @@ class Prediction:
         names = list(dict.fromkeys(name for _, _, groups, *_ in summaries for name in groups))
         for code, name in enumerate(names):
             parts = [groups[name] for _, _, groups, *_ in summaries if name in groups]
-            self._by_group[code] = torch.tensor(sum(error for error, _ in parts), device="cpu")
+            self._by_group[code] = torch.tensor(
+                sum(error for error, _ in parts), dtype=torch.float64, device="cpu"
+            )
             self._group_rows[code] = sum(rows for _, rows in parts)
         self.reason = next((reason for *_, reason, _ in summaries if reason), "")
         makers = {maker for *_, maker in summaries if maker != ""}

@@ -212,11 +212,11 @@ def _choose(values: Any, axes: Mapping[int, int], size: int) -> Tensor:
         share = max(4, count // len(keys))
         chosen |= dict.fromkeys(key.argsort()[_spread(size, share)].tolist())
     rest = [*_spread(size, count).tolist(), *range(size)]
-    return torch.tensor(sorted(list(dict.fromkeys([*chosen, *rest]))[:count]), device="cpu")
+    return torch.tensor(sorted(list(dict.fromkeys([*chosen, *rest]))[:count]), dtype=torch.long, device="cpu")
 
 
 def _spread(size: int, count: int) -> Tensor:
-    return torch.linspace(0, size - 1, min(size, count), device="cpu").long()
+    return torch.linspace(0, size - 1, min(size, count), dtype=torch.float64, device="cpu").long()
 
 
 def _order(count: int) -> Tensor:
@@ -378,7 +378,7 @@ def _once(
 ) -> Plan:
     """A plan from one pass over the whole batch, whose samples cannot be told apart (a graph, packed sequences)."""
     try:
-        args, kwargs = _cut(inputs, {}, torch.empty(0, device="cpu"))
+        args, kwargs = _cut(inputs, {}, torch.empty(0, dtype=torch.long, device="cpu"))
         seen = run(network, layers, args, kwargs, whole=True)
     except Exception:
         return by_type(layers, channels)  # the measurement itself raises what is wrong

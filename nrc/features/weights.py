@@ -52,7 +52,9 @@ def sample(module: nn.Module, x: Tensor) -> Tensor:
 def _spread(rows: Tensor) -> Tensor:
     if len(rows) <= ROWS:
         return rows
-    return rows[torch.linspace(0, len(rows) - 1, ROWS, device=rows.device).long()]
+    return rows[
+        torch.linspace(0, len(rows) - 1, ROWS, dtype=torch.float64, device="cpu").long().to(rows.device)
+    ]
 
 
 def applied_weight(module: nn.Module, x: Tensor, rows: Tensor, out: Any) -> Applied:
@@ -139,7 +141,8 @@ def _with_random(
         return rows, out
     count = ROWS if rows.ndim == 2 else len(rows)
     generator = torch.Generator("cpu").manual_seed(0)
-    random = torch.randn(count, *rows.shape[1:], generator=generator, device="cpu") * (size or 1.0)
+    random = torch.randn(count, *rows.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
+    random *= size or 1.0
     random[::2] *= 4  # what bends large numbers alone shows there
     random = random.to(rows)
     with suppress(Exception):  # it takes other inputs, too: the rows at hand must do
