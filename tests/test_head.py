@@ -472,3 +472,46 @@ def test_a_convolution_that_makes_of_its_maps_more_or_fewer_positions_is_no_head
     monitor = nrc.CollapseMonitor(model)
     found = monitor.measure([(x, y)])["0"]["mse"]
     assert monitor.head is None and found == pytest.approx((model(x) - y).square().mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("output", [1, None, lambda out: out[1]])
+def test_the_columns_that_go_out_apart_from_others_of_their_head(output):
+    torch.manual_seed(0)
+
+    class Chunked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.h = body(), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return self.h(self.f(x)).chunk(2, 1)
+
+    model, (x, y) = Chunked(), batches()[0]
+    monitor = nrc.CollapseMonitor(model, output=output, outputs=[2, 3])
+    found = monitor.measure([(x, y)])["h"]
+    with torch.no_grad():
+        expected = nrc.measure(model.f(x), y, model.h.weight[2:], bias=model.h.bias[2:])
+    assert monitor.head == "h"
+    for name in ("mse", "nrc1", "nrc2", "nrc3"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+    for wrong in ([1, 2], [4, 5]):
+        with pytest.raises(UserError, match="but the network puts out 2 columns"):
+            nrc.CollapseMonitor(model, output=output, outputs=wrong).measure([(x, y)])
+
+
+def test_a_head_may_be_named_by_any_of_its_names():
+    class Alias(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(body(), nn.Linear(8, 2))
+            self.head = self.net[1]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(self.net(x))
+
+    model = Alias()
+    expected = nrc.CollapseMonitor(model, head="net.1").measure(batches())
+    monitor = nrc.CollapseMonitor(model, head="head")
+    assert monitor.measure(batches()) == {k: pytest.approx(v, nan_ok=True) for k, v in expected.items()}
+    assert monitor.head == "net.1" and expected["net.1"]["nrc2"] > 0
+    assert nrc.collect(model, batches(), ["head"], head="net.1").head == "head"

@@ -565,6 +565,71 @@ def test_what_is_no_number_is_named():
         nrc.measure(h, y, w.T)
 
 
+@pytest.mark.parametrize("shape", [(16,), (16, 3)])
+def test_a_mask_of_single_targets_is_answered_with_what_to_do(shape):
+    x, y = rows(*shape, 5), rows(*shape, 2, seed=1)
+    mask, model = rows(*shape, 2, seed=2) > 0, mlp()
+    with pytest.raises(
+        UserError, match=r"the mask has the shape of the targets.*measure one at a time: outputs=\[k\]"
+    ):
+        nrc.CollapseMonitor(model).measure([(x, y, mask)])
+    for k in range(2):
+        found = nrc.CollapseMonitor(model, outputs=[k]).measure([(x, y[..., k : k + 1], mask[..., k])])
+        with torch.no_grad():
+            error = (model(x) - y)[..., k][mask[..., k]].square().mean()
+        assert found["2"]["mse"] == pytest.approx(float(error), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [np.arange(2), torch.arange(2), np.array([0, 1]).tolist(), range(2), [np.int64(0), torch.tensor(1)]],
+)
+def test_columns_of_every_make(outputs):
+    model = nn.Sequential(nn.Linear(5, 4))
+    expected = nrc.CollapseMonitor(model, outputs=[0, 1]).measure([(X, Y)])["0"]
+    assert nrc.CollapseMonitor(model, outputs=outputs).measure([(X, Y)])["0"] == pytest.approx(
+        expected, nan_ok=True
+    )
+    one = nrc.CollapseMonitor(model, outputs=np.int64(1)).measure([(X, Y[:, :1])])["0"]
+    assert one == pytest.approx(
+        nrc.CollapseMonitor(model, outputs=1).measure([(X, Y[:, :1])])["0"], nan_ok=True
+    )
+
+
+@pytest.mark.parametrize("outputs", [[], [True], [0.0], "01", 1.5, np.array([0.5]), [-1], True, {}])
+def test_columns_that_are_no_whole_numbers_are_named(outputs):
+    with pytest.raises(UserError, match=r"outputs is .*; give the numbers of the columns"):
+        nrc.CollapseMonitor(mlp(), outputs=outputs)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated", "ignore::DeprecationWarning")
+def test_a_scripted_part_is_left_out_by_name():
+    body = torch.jit.script(nn.Sequential(nn.Linear(5, 8), nn.ReLU()))
+    model = nn.Sequential(body, nn.Linear(8, 2))
+    monitor = nrc.CollapseMonitor(model)
+    found = monitor.measure([(X, Y)])
+    with torch.no_grad():
+        expected = nrc.measure(body(X), Y, model[1].weight, bias=model[1].bias)
+    assert list(found) == ["1"] and "is scripted or traced" in monitor.skipped["0"]
+    for name in ("mse", "nrc1", "nrc2", "cka"):
+        assert found["1"][name] == pytest.approx(expected[name], rel=1e-4)
+    with pytest.raises(UserError, match="layer '0' is scripted or traced"):
+        nrc.CollapseMonitor(model, layers=["0", "1"])
+
+
+def test_a_network_without_an_evaluation_mode_is_answered_in_one_line():
+    class Exported(nn.Sequential):
+        """As torch.export's."""
+
+        def train(self, mode: bool = True) -> nn.Module:
+            raise NotImplementedError("Calling train() is not supported yet.")
+
+    model = nn.Sequential(nn.Linear(5, 5), Exported(nn.Linear(5, 2)))
+    with pytest.raises(UserError, match=r"cannot be put into evaluation mode .* give the nn.Module itself"):
+        nrc.collect(model, [(X, Y)])
+    assert all(module.training for module in model.modules())
+
+
 @pytest.mark.parametrize("outputs", [[7, 9], [0, 2]])
 def test_columns_that_the_network_does_not_put_out(outputs):
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))

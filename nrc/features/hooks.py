@@ -245,10 +245,11 @@ class FeatureHooks:
             if label in batch.reasons:
                 raise Unmeasurable(batch.reasons[label])
             return
-        if outputs is not None and made.shape[-1] > max(outputs):
+        selected = outputs is not None and made.shape[-1] > max(outputs)
+        if outputs is not None and selected:
             made = made[..., list(outputs)]
         kept = made.clone()  # something may be added to it in place
-        kept.pooled = pooled  # type: ignore[attr-defined]
+        kept.pooled, kept.selected = pooled, selected  # type: ignore[attr-defined]
         if label in batch.later:
             batch.later[label] = batch.later[label][0], kept
         else:

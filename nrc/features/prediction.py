@@ -143,17 +143,25 @@ class Prediction:
                     f"{x.shape[-1] - 1}"
                 )
 
-    def _fitted(self, x: Tensor, shape: torch.Size, made: Mapping[str, Tensor]) -> Tensor | None:
-        """As `fitted`; of as many positions as targets the layer that made it says which axis is which, or nothing."""
+    def _fitted(
+        self, x: Tensor, shape: torch.Size, made: Mapping[str, Tensor], sure: bool = False
+    ) -> Tensor | None:
+        """As `fitted`; of as many positions as targets the layer that made it says which axis is which, or nothing.
+
+        The network may also put out the columns asked for alone, if a layer made them beside others.
+        """
         found = fitted(x, shape, self._outputs)
+        if found is None and self._outputs is not None and (alone := fitted(x, shape)) is not None:
+            cut = any(getattr(m, "selected", False) and _equal(m, alone) for m in made.values())
+            found = alone if cut else None
         if not self._channels_first or found is None or x.shape != shape or len(shape) < 3:
             return found
         turned = x.movedim(1, -1)
         if turned.shape != shape or torch.equal(turned, x):
             return found
         ways = [way for way in (x, turned) if any(_equal(m, way) for m in made.values())]
-        if len(ways) == 1:
-            return ways[0]
+        if len(ways) == 1 or sure:
+            return ways[0] if ways else found
         self.reason = self.reason or (
             f"the network's output {tuple(x.shape)} may have the targets on its second axis or on its last, which are of "
             "one size; give batches of another number of positions, or say which by output=lambda out: ..."
@@ -178,9 +186,9 @@ class Prediction:
             raise UserError(
                 f"output={self._output!r} gives {type(x).__name__}; it must give the prediction, a tensor"
             )
-        found = fitted(x, y.shape, self._outputs)
-        if found is not None and not callable(self._output):
-            return self._fitted(x, y.shape, made)
+        found = self._fitted(x, y.shape, made, sure=callable(self._output))
+        if found is None and fitted(x, y.shape, self._outputs) is not None:
+            return None  # it may be either way round
         found = _squeezed(x, y.shape) if found is None else found
         if found is None:
             self._require_columns([x], y)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nrc.features.layers import OUT, may_be_linear
+from nrc.features.layers import OUT, SCRIPTED, may_be_linear
 from nrc.features.rows import Arrangement, Fold, Seen, feature_axis
 from nrc.features.tensors import Path, mapped, plain, tensors_in
 from nrc.features.weights import applied_weight, sample
@@ -155,7 +155,8 @@ def run(
             if whole and may_be_linear(module):
                 handles.append(module.register_forward_hook(judge(label), with_kwargs=True))
         if whole:
-            handles += [m.register_forward_hook(types, with_kwargs=True) for m in network.modules()]
+            modules = [m for m in network.modules() if not isinstance(m, SCRIPTED)]
+            handles += [m.register_forward_hook(types, with_kwargs=True) for m in modules]
         seen.out = network(*args, **kwargs)
     finally:
         for handle in handles:
