@@ -124,7 +124,7 @@ def _is_plain(module: nn.Module) -> bool:
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     return (
         all(getattr(type(module), name, None) is getattr(kind, name, None) for name in METHODS)
-        and all(getattr(hook, "__module__", "").startswith("nrc.features.") for hook in hooks)
+        and all(getattr(hook, "__module__", "").startswith(("nrc.features.", "torch.")) for hook in hooks)
         and type(module.weight) in (Tensor, nn.Parameter)
     )
 
