@@ -282,6 +282,21 @@ def test_columns_without_features_do_not_hide_what_a_layer_applies(kind):
         assert found[name] == pytest.approx(expected[name], rel=1e-4), name
 
 
+def test_a_hook_that_changes_what_a_layer_gets_changes_no_weight():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+    model[2].register_forward_pre_hook(lambda module, args: (F.normalize(args[0], dim=-1),))
+    x, y = rows(60, 5), rows(60, 2, seed=1)
+    monitor = nrc.CollapseMonitor(model)
+    found = monitor.measure([(x, y)])["2"]
+    with torch.no_grad():
+        h = F.normalize(model[:2](x), dim=-1)
+    expected = nrc.measure(h, y, model[2].weight.detach(), bias=model[2].bias.detach())
+    assert monitor.head == "2"
+    for name in ("mse", "nrc1", "nrc2", "nrc3", "weight_norm"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+
+
 class ClippedOut(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).clamp(-1, 1)

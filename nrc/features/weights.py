@@ -145,10 +145,13 @@ def _with_random(
     random *= size or 1.0
     random[::2] *= 4  # what bends large numbers alone shows there
     random = random.to(rows)
+    seen: list[Tensor] = []  # by the layer itself: hooks before it may change what it gets
+    handle = module.register_forward_pre_hook(lambda module, args: seen.append(plain(args[0]).clone()))
     with suppress(Exception):  # it takes other inputs, too: the rows at hand must do
         made = plain(module(random.reshape(count, *between, *random.shape[1:])))
         made = made.reshape(count, *out.shape[1:]).to(out.dtype)
-        return torch.cat((rows, random)), torch.cat((out, made))
+        rows, out = torch.cat((rows, seen[0].reshape(random.shape))), torch.cat((out, made))
+    handle.remove()
     return rows, out
 
 
