@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -114,6 +115,41 @@ def test_wrong_groups_are_answered(groups, words):
         batches = BATCHES
     with pytest.raises(UserError, match=words):
         nrc.collect(mlp(), batches, groups=groups)
+
+
+MISSING = {
+    "numbers": [0.0, math.nan, 1.0] * 30, "array": np.array([0.0, math.nan, 1.0] * 30),
+    "tensor": torch.tensor([0.0, math.nan, 1.0] * 30), "None": ["a", None, "b"] * 30,
+    "words": ["a", math.nan, "b"] * 30, "NA": pd.array(["a", pd.NA, "b"] * 30, dtype="string"),
+    "column": pd.Series(["a", None, "b"] * 30), "integers": pd.array([1, pd.NA, 2] * 30, dtype="Int64"),
+    "dates": np.array(["2020-01-01", "NaT", "2021-01-01"] * 30, dtype="datetime64[D]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_missing_labels_are_refused_alike_and_those_of_masked_rows_do_not_matter(kind):
+    groups = MISSING[kind]
+    for measured in (
+        lambda: nrc.CollapseMonitor(mlp()).measure(BATCHES, groups=groups),
+        lambda: nrc.measure(X, Y, groups=groups),
+    ):
+        with pytest.raises(
+            UserError, match=r"groups holds \d+ missing labels \(.*\); give such rows a label"
+        ):
+            measured()
+    mask = torch.arange(90) % 3 != 1
+    found = nrc.collect(mlp(), [(X, Y, mask)], groups=groups).groups
+    assert [part["0"].count for part in found.values()] == [30, 30]
+    assert "nan" not in map(str, found)
+
+
+def test_labels_of_several_types_stay_apart():
+    groups = ["1", 1, "b"] * 30
+    for found in (
+        nrc.measure(X, Y, groups=groups),
+        nrc.CollapseMonitor(mlp()).measure(BATCHES, groups=groups),
+    ):
+        assert list(found.groups) == ["1", 1, "b"]
 
 
 def test_the_table_prints_draws_and_becomes_a_frame():

@@ -2,6 +2,9 @@
 
 import math
 import re
+from collections import UserDict, namedtuple
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -84,6 +87,190 @@ def test_one_tensor_given_three_times_is_self_attention():
     assert nrc.collect(model, [((x, x, x), rows(3, 5, 2))])[""].count == 15
     with pytest.raises(UserError, match="another input than its own"):
         nrc.collect(model, [((x, x + 1, x), rows(3, 5, 2))])
+
+
+class By(nn.Module):
+    """A head on what `reads` makes of the inputs."""
+
+    def __init__(self, reads, d: int = 5) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.reads = nn.Linear(d, 2), reads
+
+    def forward(self, *inputs: object) -> Tensor:
+        return self.head(self.reads(*inputs))
+
+
+def mean_of(model: nn.Module, batches: list) -> Tensor:
+    found = nrc.collect(model, batches)
+    assert found.head == "head"
+    return found["head"].mean_h
+
+
+class Items(Dataset):
+    def __init__(self, make) -> None:
+        self.make = make
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, i: int) -> tuple[tuple, Tensor]:
+        return self.make(i), Y[i]
+
+
+@pytest.mark.parametrize("batch_size", [2, 5, 16])
+def test_a_data_loader_of_inputs_with_one_number_a_sample(batch_size):
+    lengths = DataLoader(Items(lambda i: (X[i], torch.tensor(i))), batch_size)
+    scale = torch.arange(16.0)[:, None]
+    found = mean_of(By(lambda x, length: x * length[:, None]), lengths)
+    torch.testing.assert_close(found, (X * scale).double().mean(0), atol=1e-5, rtol=0)
+
+    class Users(By):
+        def forward(self, user: Tensor, item: Tensor) -> Tensor:
+            return super().forward(user, item)
+
+    pairs = DataLoader(Items(lambda i: (torch.tensor(i), torch.tensor(i % 3))), batch_size)
+    found = mean_of(Users(lambda u, i: torch.stack((u, u * i), 1).float(), d=2), pairs)
+    i = torch.arange(16.0)
+    torch.testing.assert_close(found, torch.stack((i, i * (i % 3)), 1).double().mean(0), atol=1e-6, rtol=0)
+
+
+def test_inputs_by_keyword_are_taken_in_the_order_of_the_layer():
+    class Conditioned(nn.Linear):
+        def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+            return super().forward(x)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = Conditioned(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(cond=x.flip(1), x=x)
+
+    torch.testing.assert_close(mean_of(Model(), [(X, Y)]), X.double().mean(0), atol=1e-6, rtol=0)
+
+
+TEXT = ["a", "bcd", "ef", "g"] * 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [list, tuple, np.array, lambda t: np.array(t, dtype=object)],
+    ids=["list", "tuple", "array", "objects"],
+)
+def test_text_reaches_the_network_as_it_is(make):
+    model = By(lambda words: torch.tensor([[float(len(w)), float(ord(w[0]))] for w in words]), d=2)
+    expected = torch.tensor([[len(w), ord(w[0])] for w in TEXT]).double().mean(0)
+    torch.testing.assert_close(mean_of(model, [(make(TEXT), Y)]), expected)
+
+
+def test_text_beside_numbers_and_rows_of_several_lengths():
+    loader = DataLoader(Items(lambda i: (X[i], TEXT[i])), 8)
+    found = mean_of(By(lambda x, words: x * torch.tensor([[len(w)] for w in words])), loader)
+    sizes = torch.tensor([[len(w)] for w in TEXT])
+    torch.testing.assert_close(found, (X * sizes).double().mean(0), atol=1e-6, rtol=0)
+    ragged = [rows(3 + i % 4, 5, seed=i).double() for i in range(16)]
+    found = mean_of(By(lambda parts: torch.stack([part.mean(0) for part in parts])), [(ragged, Y)])
+    torch.testing.assert_close(found, torch.stack([r.mean(0) for r in ragged]).mean(0), atol=1e-6, rtol=0)
+    with pytest.raises(UserError, match=r"entry \[1\] is None, not a number"):
+        nrc.collect(By(lambda x: x), [([1.0, None], Y[:2])])
+
+
+class Attributes(UserDict):
+    """As tokenisers put out: entries that are attributes, too."""
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return self.data[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class Own(Mapping):
+    """A mapping that keeps its entries in an attribute."""
+
+    def __init__(self, **entries: object) -> None:
+        self.entries = entries
+
+    def __getitem__(self, name: str) -> object:
+        return self.entries[name]
+
+    def __iter__(self):
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def x(self) -> object:
+        return self["x"]
+
+
+@pytest.mark.parametrize("kind", [Attributes, Own])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_mapping_keeps_its_type(kind, inside):
+    class Reads(By):
+        def forward(self, batch: object) -> Tensor:
+            assert type(batch) is kind
+            return self.head(batch.x.sub_(1))
+
+    given = kind(x=X.clone())
+    found = mean_of(Reads(None), [((given,) if inside else given, Y)])
+    torch.testing.assert_close(found, (X - 1).double().mean(0), atol=1e-6, rtol=0)
+    assert torch.equal(given["x"], X)
+
+
+# --- objects that the network writes into
+
+
+class Graph:
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+@dataclass
+class Record:
+    x: Tensor
+
+
+Row = namedtuple("Row", ["x", "name"])
+
+
+def rewritten(model: nn.Module, graph: object) -> Tensor:
+    graph.x = torch.relu(model.body(graph.x))
+    return model.head(graph.x)
+
+
+def in_place(model: nn.Module, graph: object) -> Tensor:
+    return model.head(torch.relu(model.body(graph.x.sub_(1).div_(3))))
+
+
+@pytest.mark.parametrize(
+    ("make", "forward"),
+    [
+        (Graph, rewritten), (Graph, in_place), (Record, rewritten), (Record, in_place),
+        (lambda x: Row(x, "a"), in_place), (lambda x: [Graph(x)], lambda m, graphs: rewritten(m, *graphs)),
+    ],
+    ids=["object", "object in place", "dataclass", "dataclass in place", "named tuple", "list"],
+)  # fmt: skip
+def test_an_object_that_the_network_rewrites_is_new_in_every_pass(make, forward):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.head = nn.Linear(5, 5), nn.Linear(5, 2)
+
+        def forward(self, given: object) -> Tensor:
+            return forward(self, given)
+
+    given, model = make(X.clone()), Model()
+    monitor = nrc.CollapseMonitor(model)
+    found = monitor.measure([((given,), Y)])["head"]["mse"]
+    with torch.no_grad():
+        expected = float((model(make(X.clone())) - Y).square().mean())
+    assert found == pytest.approx(expected, rel=1e-5) and monitor.head == "head"
+    assert torch.equal((given[0] if isinstance(given, list) else given).x, X)
 
 
 # --- as many sequences as positions
@@ -376,6 +563,71 @@ def test_what_is_no_number_is_named():
         nrc.measure(h, y, nn.Linear(5, 2))
     with pytest.raises(UserError, match=r"give it transposed, weight\.T"):
         nrc.measure(h, y, w.T)
+
+
+@pytest.mark.parametrize("shape", [(16,), (16, 3)])
+def test_a_mask_of_single_targets_is_answered_with_what_to_do(shape):
+    x, y = rows(*shape, 5), rows(*shape, 2, seed=1)
+    mask, model = rows(*shape, 2, seed=2) > 0, mlp()
+    with pytest.raises(
+        UserError, match=r"the mask has the shape of the targets.*measure one at a time: outputs=\[k\]"
+    ):
+        nrc.CollapseMonitor(model).measure([(x, y, mask)])
+    for k in range(2):
+        found = nrc.CollapseMonitor(model, outputs=[k]).measure([(x, y[..., k : k + 1], mask[..., k])])
+        with torch.no_grad():
+            error = (model(x) - y)[..., k][mask[..., k]].square().mean()
+        assert found["2"]["mse"] == pytest.approx(float(error), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [np.arange(2), torch.arange(2), np.array([0, 1]).tolist(), range(2), [np.int64(0), torch.tensor(1)]],
+)
+def test_columns_of_every_make(outputs):
+    model = nn.Sequential(nn.Linear(5, 4))
+    expected = nrc.CollapseMonitor(model, outputs=[0, 1]).measure([(X, Y)])["0"]
+    assert nrc.CollapseMonitor(model, outputs=outputs).measure([(X, Y)])["0"] == pytest.approx(
+        expected, nan_ok=True
+    )
+    one = nrc.CollapseMonitor(model, outputs=np.int64(1)).measure([(X, Y[:, :1])])["0"]
+    assert one == pytest.approx(
+        nrc.CollapseMonitor(model, outputs=1).measure([(X, Y[:, :1])])["0"], nan_ok=True
+    )
+
+
+@pytest.mark.parametrize("outputs", [[], [True], [0.0], "01", 1.5, np.array([0.5]), [-1], True, {}])
+def test_columns_that_are_no_whole_numbers_are_named(outputs):
+    with pytest.raises(UserError, match=r"outputs is .*; give the numbers of the columns"):
+        nrc.CollapseMonitor(mlp(), outputs=outputs)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated", "ignore::DeprecationWarning")
+def test_a_scripted_part_is_left_out_by_name():
+    body = torch.jit.script(nn.Sequential(nn.Linear(5, 8), nn.ReLU()))
+    model = nn.Sequential(body, nn.Linear(8, 2))
+    monitor = nrc.CollapseMonitor(model)
+    found = monitor.measure([(X, Y)])
+    with torch.no_grad():
+        expected = nrc.measure(body(X), Y, model[1].weight, bias=model[1].bias)
+    assert list(found) == ["1"] and "is scripted or traced" in monitor.skipped["0"]
+    for name in ("mse", "nrc1", "nrc2", "cka"):
+        assert found["1"][name] == pytest.approx(expected[name], rel=1e-4)
+    with pytest.raises(UserError, match="layer '0' is scripted or traced"):
+        nrc.CollapseMonitor(model, layers=["0", "1"])
+
+
+def test_a_network_without_an_evaluation_mode_is_answered_in_one_line():
+    class Exported(nn.Sequential):
+        """As torch.export's."""
+
+        def train(self, mode: bool = True) -> nn.Module:
+            raise NotImplementedError("Calling train() is not supported yet.")
+
+    model = nn.Sequential(nn.Linear(5, 5), Exported(nn.Linear(5, 2)))
+    with pytest.raises(UserError, match=r"cannot be put into evaluation mode .* give the nn.Module itself"):
+        nrc.collect(model, [(X, Y)])
+    assert all(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize("outputs", [[7, 9], [0, 2]])

@@ -1,7 +1,9 @@
-"""Measuring leaves a network as it was: weights, buffers, modes; and torch's default device does not matter."""
+"""Measuring leaves a network as it was: weights, buffers, modes; and torch's default device and type do not matter."""
 
 import ast
 import copy
+from collections import OrderedDict, UserDict, namedtuple
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch.nn.utils import parametrizations
 
 import nrc
 from nrc.cone import one_sided
+from nrc.features.tensors import mapped
 from nrc.metrics import linalg
 from nrc.metrics.intrinsic import intrinsic_dimension
 from nrc.metrics.last_layer import nrc2_centred
@@ -131,8 +134,11 @@ FACTORIES = (
 )  # fmt: skip
 
 
+OF_DEFAULT_TYPE = ("empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randn", "tensor", "zeros")
+
+
 def made_anywhere(source: str) -> list[int]:
-    """Lines that make a new tensor on torch's default device."""
+    """Lines that make a new tensor on torch's default device, or in its default type."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     return [
         call.lineno
@@ -141,16 +147,18 @@ def made_anywhere(source: str) -> list[int]:
         and isinstance(call.func.value, ast.Name)
         and call.func.value.id == "torch"
         and call.func.attr in FACTORIES
-        and all(keyword.arg != "device" for keyword in call.keywords)
+        and not {"device", *({"dtype"} if call.func.attr in OF_DEFAULT_TYPE else ())}.issubset(
+            keyword.arg for keyword in call.keywords
+        )
     ]
 
 
-def test_nothing_that_measures_makes_a_tensor_on_torchs_default_device():
+def test_nothing_that_measures_makes_a_tensor_on_torchs_default_device_or_of_its_default_type():
     package = Path(nrc.__file__).parent
     files = [f for room in ("metrics", "features", "theory") for f in (package / room).rglob("*.py")]
     files += [package / f"{name}.py" for name in ("arrays", "cone", "moments", "rank")]
     assert not {str(f): lines for f in files if (lines := made_anywhere(f.read_text()))}
-    assert made_anywhere("x = 1\ny = torch.eye(3)") == [2]
+    assert made_anywhere("x = 1\ny = torch.eye(3)\nz = torch.ones(2, device='cpu')") == [2, 3]
 
 
 RNG = np.random.default_rng(0)
@@ -211,6 +219,70 @@ def test_torchs_default_device_does_not_matter(what):
         torch.set_default_device(None)
     for one, other in zip(expected, found, strict=True):
         assert one == pytest.approx(other, nan_ok=True, rel=0, abs=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("rows", [300, 1000])
+def test_torchs_default_type_does_not_matter(dtype, rows):
+    model, generator = network(nn.ReLU()), torch.Generator().manual_seed(0)
+    batches = [(torch.randn(rows, 5, generator=generator), torch.randn(rows, 2, generator=generator))]
+    groups = [k % 3 for k in range(rows)]
+    expected = nrc.CollapseMonitor(model).measure(batches, groups=groups)
+    torch.set_default_dtype(dtype)
+    try:
+        found = nrc.CollapseMonitor(model).measure(batches, groups=groups)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in ((expected, found), (expected.groups[1], found.groups[1])):
+        assert one.keys() == other.keys() == {"0", "2"}
+        for label in one:
+            assert one[label] == pytest.approx(other[label], nan_ok=True, rel=0, abs=0)
+
+
+class Node:
+    """Holds itself, and one tensor three times."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x, self.me, self.more = x, self, [x, {"x": (x, "name")}]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    x: Tensor
+
+
+@dataclass(slots=True)
+class Slots:
+    x: Tensor
+
+
+class Attributes(UserDict):
+    """A mapping whose entries are attributes, too."""
+
+    def __getattr__(self, name: str) -> object:
+        return self.data[name] if name in self.data else self.missing(name)
+
+    def missing(self, name: str) -> object:
+        raise AttributeError(name)
+
+
+Named = namedtuple("Named", ["x", "n"])
+
+
+@pytest.mark.parametrize(
+    "make", [Node, Frozen, Slots, lambda x: Attributes(x=x), lambda x: Named(x, 2), lambda x: OrderedDict(x=x)],
+    ids=["object", "frozen", "slots", "mapping", "named tuple", "dict"],
+)  # fmt: skip
+def test_what_holds_tensors_is_made_again_of_its_own_type(make):
+    x = torch.arange(4.0)
+    old = make(x)
+    new = mapped(old, lambda t: t[:2])
+    read = (lambda v: v["x"]) if type(old) is OrderedDict else (lambda v: v.x)
+    assert type(new) is type(old) and read(old) is x and read(new).tolist() == [0, 1]
+    if make is Node:
+        assert new.me is new and new.more[0] is new.more[1]["x"][0] is new.x
+    flags = [object(), "text"]
+    assert mapped(flags, torch.neg) is flags
 
 
 class InPlace(nn.Module):

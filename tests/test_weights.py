@@ -1,6 +1,7 @@
 """The weight that a layer applies, whatever it stores: against weights written out by hand."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -244,6 +245,129 @@ def test_what_a_wrapper_is_made_of_is_not_measured_beside_it():
     assert all("a part of '2'" in reason for reason in monitor.skipped.values())
     named = nrc.CollapseMonitor(monitor.model, layers=["2.base_layer", "2"])
     assert set(named.measure([(rows(64, 5), rows(64, 2, seed=1))])) == {"2.base_layer", "2"}
+
+
+class Half(nn.Linear):
+    """Reads the first half of its columns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.truth(), self.bias)
+
+    def truth(self) -> Tensor:
+        return self.weight * (torch.arange(D) < D // 2)
+
+
+class HalfConvolution(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight * (torch.arange(D)[:, None, None] < D // 2), bias)
+
+    def truth(self) -> Tensor:
+        return (self.weight * (torch.arange(D)[:, None, None] < D // 2))[:, :, 0, 0]
+
+
+@pytest.mark.parametrize("kind", [Half, HalfConvolution])
+def test_columns_without_features_do_not_hide_what_a_layer_applies(kind):
+    torch.manual_seed(0)
+    x, y = rows(100, D) * (torch.arange(D) < D // 2), rows(100, 2, seed=1)
+    layer = Half(D, 2) if kind is Half else HalfConvolution(D, 2, 1)
+    model = (
+        nn.Sequential(layer)
+        if kind is Half
+        else nn.Sequential(nn.Unflatten(1, (D, 1, 1)), layer, nn.Flatten())
+    )
+    label = "0" if kind is Half else "1"
+    found = nrc.CollapseMonitor(model).measure([(x, y)])[label]
+    expected = nrc.measure(x, y, layer.truth().detach(), bias=layer.bias.detach())
+    for name in ("mse", "nrc2", "nrc3", "weight_norm", "feature_weight_alignment"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+
+
+def test_a_hook_that_changes_what_a_layer_gets_changes_no_weight():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+    model[2].register_forward_pre_hook(lambda module, args: (F.normalize(args[0], dim=-1),))
+    x, y = rows(60, 5), rows(60, 2, seed=1)
+    monitor = nrc.CollapseMonitor(model)
+    found = monitor.measure([(x, y)])["2"]
+    with torch.no_grad():
+        h = F.normalize(model[:2](x), dim=-1)
+    expected = nrc.measure(h, y, model[2].weight.detach(), bias=model[2].bias.detach())
+    assert monitor.head == "2"
+    for name in ("mse", "nrc1", "nrc2", "nrc3", "weight_norm"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+
+
+class ClippedOut(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).clamp(-1, 1)
+
+
+class ClippedIn(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.clamp(-1, 1))
+
+
+class Gated(nn.Linear):
+    """Another weight for rows of another domain."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x[:, :1] > 40, 2, 1) * super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [ClippedOut, ClippedIn, Gated])
+def test_a_head_that_is_linear_on_some_rows_alone_has_no_weight_and_the_networks_own_mse(kind):
+    torch.manual_seed(0)
+    x, y = 3 * rows(400, 5), rows(400, 2, seed=1)
+    looked_at = torch.linspace(0, 399, 16, dtype=torch.float64).long()
+    x[::7, 0] += 60
+    x[looked_at] *= 0.001
+    monitor = nrc.CollapseMonitor(nn.Sequential(kind(5, 2)))
+    found = monitor.measure([(x, y)])["0"]
+    with torch.no_grad():
+        error = float((monitor.model(x) - y).square().mean())
+    assert monitor.head is None and found["mse"] == pytest.approx(error, rel=1e-5)
+    assert math.isnan(found["nrc2"]) and math.isnan(found["weight_norm"])
+    assert re.search("not affine|no one weight", monitor.undefined["0"]["weight_norm"])
+
+
+class Domains(nn.Module):
+    """Layers whose weights belong to the batch's domain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(5, 8), nn.Linear(8, 2)
+        self.weights = [[nn.Linear(5, 8), nn.Linear(8, 2)] for _ in range(2)]
+
+    def forward(self, x: Tensor, domain: int) -> Tensor:
+        for layer, own in zip((self.body, self.head), self.weights[domain], strict=True):
+            x = torch.func.functional_call(layer, {"weight": own.weight, "bias": own.bias}, x)
+        return x
+
+
+@pytest.mark.parametrize("domains", [[0, 1], [0, 0, 0, 1, 0]])
+def test_a_weight_that_changes_from_batch_to_batch_is_no_weight(domains):
+    torch.manual_seed(0)
+    batches = [((rows(30, 5, seed=k), d), rows(30, 2, seed=9 + k)) for k, d in enumerate(domains)]
+    monitor = nrc.CollapseMonitor(Domains())
+    table = monitor.measure(batches)
+    with torch.no_grad():
+        error = torch.cat([monitor.model(*inputs) - y for inputs, y in batches]).square().mean()
+    assert monitor.head is None and table["head"]["mse"] == pytest.approx(float(error), rel=1e-5)
+    for label in table:
+        assert math.isnan(table[label]["weight_norm"])
+        assert "another weight in another batch" in monitor.undefined[label]["weight_norm"]
+
+
+def test_a_weight_that_changes_in_a_late_batch_shows_in_the_error():
+    torch.manual_seed(0)
+    domains = [int(k == 9) for k in range(11)]
+    batches = [((rows(30, 5, seed=k), d), rows(30, 2, seed=20 + k)) for k, d in enumerate(domains)]
+    monitor = nrc.CollapseMonitor(Domains())
+    table = monitor.measure(batches)
+    with torch.no_grad():
+        error = torch.cat([monitor.model(*inputs) - y for inputs, y in batches]).square().mean()
+    assert monitor.head is None and table["head"]["mse"] == pytest.approx(float(error), rel=1e-5)
+    assert "no one weight to all rows" in monitor.undefined["head"]["nrc2"]
 
 
 class Rounding(nn.Linear):

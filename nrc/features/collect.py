@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any
 
 import torch
@@ -13,11 +15,12 @@ from torch import Tensor, nn
 from nrc.errors import UserError
 from nrc.features import ranks
 from nrc.features.hooks import FeatureHooks, Read, finish
-from nrc.features.inputs import Placing, called, other_types, unpack
-from nrc.features.layers import OUT, default_layers, measured_layers, reading_weight, unwrapped
+from nrc.features.inputs import Placing, called, other_types, unpack, wanted
+from nrc.features.layers import OUT, default_layers, head_among, measured_layers, reading_weight, unwrapped
 from nrc.features.modes import evaluating
-from nrc.features.prediction import Prediction
+from nrc.features.prediction import Prediction, with_other_targets
 from nrc.features.probe import Plan, by_type, probe, same_random_numbers
+from nrc.features.rows import CHANNELS_FIRST
 from nrc.features.weights import Applied
 from nrc.metrics.assemble import Metrics, evaluate
 from nrc.metrics.layer import Layer, Maker
@@ -162,18 +165,20 @@ class Reader:
     ) -> None:
         if positions not in POSITIONS:
             raise UserError(f"positions is {positions!r}; choose pool or all")
-        self.model, self.layers, self.head = model, layers, head
+        self.model, self.layers = model, layers
         self.output, self.outputs = output, _columns(outputs)
         self.channels = dict(channels or {})
         self.max_features, self.every_position = max_features, positions == "all"
         self.all_ranks, self.trust = all_ranks, trust
         self.chosen = measured_layers(model, layers, head)  # a wrong name fails here, before training starts
+        self.head = head_among(model, self.chosen, head)
         if unknown := [label for label in self.channels if label not in self.chosen]:
             raise UserError(
                 f"channels names '{unknown[0]}', which is not measured; name it in layers=[...], too"
             )
         self.plan: Plan | None = None
         self._cast: bool | None = None
+        self._mask_of_targets: tuple[int, ...] = ()  # the shape of both, where that may be a mistake
 
     def collect(
         self, batches: Iterable[Any], *, keep_bytes: int = KEEP_BYTES, groups: Any = None
@@ -209,6 +214,8 @@ class Reader:
         if several and read.last in moments:
             ranks.add_centred(moments[read.last])
         made = prediction.maker
+        if made in moments and (why := prediction.doubt(moments[made], read.weights.get(made, KNOWN))):
+            read.weights[made] = Applied(reason=why)
         if made not in moments or read.weights.get(made, KNOWN).reason:
             made = None  # its W h + b is not the output, or there is no such W
         head = made if self.head is None else self.head
@@ -246,9 +253,16 @@ class Reader:
                         named = {
                             label for label in self.chosen if self.layers is not None or label == self.head
                         }
+                        others = None
+                        if not self.trust and self.output is None:
+                            with same_random_numbers():
+                                others = with_other_targets(network, args, kwargs, y)
                         hooks = FeatureHooks(
                             self.chosen, plan,
-                            Prediction(self.head, self.output, self.outputs, plan.random, plan.disordered),
+                            Prediction(
+                                self.head, self.output, self.outputs, plan.random, plan.disordered, others,
+                                any(isinstance(module, CHANNELS_FIRST) for module in network.modules()),
+                            ),
                             named=named, head=self.head, keep_bytes=keep_bytes, max_features=self.max_features,
                             every_position=self.every_position, check_weights=not self.trust,
                             copy_weights=sharded,
@@ -269,10 +283,13 @@ class Reader:
     ) -> tuple[tuple[Any, ...], dict[str, Any], Tensor, Tensor | None]:
         copy = not self.trust
         cast = self.trust or bool(self._cast)
-        args, kwargs, y, mask = unpack(batch, Placing.on(like, cast=cast, copy=copy))
-        args, kwargs = called(network, args, kwargs)
+        wants = wanted(network)
+        given, names, y, mask = unpack(batch, Placing.on(like, cast=cast, copy=copy), wants)
+        args, kwargs = called(network, given, names)
+        if mask is not None and y.ndim > 2 and y.ndim > getattr(batch[1], "ndim", y.ndim):
+            self._mask_of_targets = tuple(mask.shape)
         if self._cast is None and not self.trust and other_types(args, kwargs, like):
-            again = unpack(batch, Placing.on(like, cast=False, copy=True))[:2]
+            again = unpack(batch, Placing.on(like, cast=False, copy=True), wants)[:2]
             with same_random_numbers():
                 try:  # as the network gets them in training
                     network(*called(network, *again)[0], **called(network, *again)[1])
@@ -319,6 +336,12 @@ class Reader:
                 raise UserError(f"layer '{label}' {reason}; or leave it out of layers=[...]")
             read.skipped[label] = reason
             read.moments.pop(label, None)
+        if not read.moments and self._mask_of_targets:
+            raise UserError(
+                f"the mask has the shape of the targets, {self._mask_of_targets}, so each of them is read as the one target "
+                "of a position, and no layer has such positions; to mask single targets, measure one at a time: "
+                "outputs=[k], targets y[..., k:k+1] and the mask mask[..., k]"
+            )
         if not read.moments:
             # what is wrong with a layer says more than that another one is none
             why = sorted(read.skipped.items(), key=lambda entry: entry[0] in skipped)
@@ -341,8 +364,13 @@ class Reader:
 def _columns(outputs: Any) -> list[int] | None:
     if outputs is None:
         return None
-    columns = [outputs] if isinstance(outputs, int) else list(outputs)
-    if not columns or not all(isinstance(k, int) and not isinstance(k, bool) and k >= 0 for k in columns):
+    columns: list[int] = []
+    with suppress(TypeError):  # something is no whole number
+        given = outputs.tolist() if hasattr(outputs, "tolist") else outputs
+        given = [given] if hasattr(given, "__index__") else list(given)
+        columns = [index(k) for k in given if not isinstance(k, bool)]
+        columns = columns if len(columns) == len(given) and all(k >= 0 for k in columns) else []
+    if not columns:
         raise UserError(
             f"outputs is {outputs!r}; give the numbers of the columns that predict the targets, say [0, 1]"
         )

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +17,8 @@ from nrc.features.prediction import Prediction
 from nrc.features.probe import Plan, input_of, output_of
 from nrc.features.rows import ORDER, Arrangement, Unmeasurable, arrange
 from nrc.features.tensors import plain
-from nrc.features.weights import Applied, applied_weight, sample
+from nrc.features.weights import Applied, applied_weight, sample, still_applies
+from nrc.metrics.groups import coded, labels_of
 from nrc.moments import Moments
 
 
@@ -79,6 +79,9 @@ class FeatureHooks:
         self._first_batch = True
         self._handles: list[Any] = []
         self._group_names: dict[Hashable, int] = {}
+        self._token: dict[
+            str, int | None
+        ] = {}  # label -> the one position that goes out, where it is always the same
         self._batch: _Batch
 
     def __enter__(self) -> FeatureHooks:
@@ -102,7 +105,7 @@ class FeatureHooks:
         self, network: nn.Module, args: Any, kwargs: Any, y: Tensor, mask: Tensor | None, groups: Any = None
     ) -> None:
         """Send one batch through, with its targets (B, ..., n), the rows of them that count and their groups."""
-        codes = None if groups is None else self._codes(groups, y)
+        codes = None if groups is None else self._codes(groups, y, mask)
         fold = self._plan.fold
         unfolded = [t if t is None or fold is None else fold.unfold(t) for t in (y, mask, codes)]
         self._batch = _Batch(*unfolded)  # type: ignore[arg-type]
@@ -158,7 +161,9 @@ class FeatureHooks:
             raise Unmeasurable("ran twice in one forward pass (a shared module), so it has no one input")
         attention = isinstance(module, nn.MultiheadAttention)
         reads = not attention and self._may_read(label, module)
-        checked = not self._check_weights or label in self.read.weights
+        # in some of the later batches again: a weight may depend on the batch
+        again = self.read.batches < 8 or self.read.batches.bit_count() == 1
+        checked = not self._check_weights or (label in self.read.weights and not again)
         if (
             reads
             and not checked
@@ -201,9 +206,14 @@ class FeatureHooks:
         batch = self._batch
         if label in batch.samples:
             x, rows = batch.samples.pop(label)
+            known = self.read.weights.get(label)
             self._busy = True  # the layer may be run on other rows
             try:
-                applied = applied_weight(module, x, rows, out)
+                if known is None:
+                    applied = applied_weight(module, x, rows, out)
+                else:
+                    same = still_applies(module, known, rows, out)
+                    applied = known if same else Applied(reason=f"{type(module).__name__} {ANOTHER}")
             except Exception as error:
                 applied = Applied(reason=f"its weight could not be read ({type(error).__name__}: {error})")
             finally:
@@ -223,7 +233,8 @@ class FeatureHooks:
         made, n, pooled = plain(out), batch.y.shape[-1], False
         outputs = self.prediction.columns
         if isinstance(module, CONVOLUTIONS):
-            if set(module.kernel_size) != {1} or set(module.stride) != {1} or made.ndim < 3:
+            padded = not isinstance(module.padding, str) and set(module.padding) != {0}
+            if set(module.kernel_size) != {1} or set(module.stride) != {1} or padded or made.ndim < 3:
                 return
             made = made.movedim(1, -1)
             if made.shape[:-1] != batch.y.shape[:-1]:
@@ -234,10 +245,11 @@ class FeatureHooks:
             if label in batch.reasons:
                 raise Unmeasurable(batch.reasons[label])
             return
-        if outputs is not None and made.shape[-1] > max(outputs):
+        selected = outputs is not None and made.shape[-1] > max(outputs)
+        if outputs is not None and selected:
             made = made[..., list(outputs)]
         kept = made.clone()  # something may be added to it in place
-        kept.pooled = pooled  # type: ignore[attr-defined]
+        kept.pooled, kept.selected = pooled, selected  # type: ignore[attr-defined]
         if label in batch.later:
             batch.later[label] = batch.later[label][0], kept
         else:
@@ -259,7 +271,7 @@ class FeatureHooks:
         seen = self._plan.arrangements.get(label, Arrangement()).seen
         if seen is not None and seen.samples == {1} and y.ndim == 2:
             x, made = x.transpose(0, 1), made.transpose(0, 1)
-        rows = _picked(x, made, found)
+        rows, self._token[label] = _picked(x, made, found, self._token.get(label))
         if rows is None:
             raise reason
         batch = _Batch(y, mask, codes)
@@ -302,22 +314,23 @@ class FeatureHooks:
             else:
                 read.kept.append((x.clone(), y.clone()))
 
-    def _codes(self, groups: Any, y: Tensor) -> Tensor:
+    def _codes(self, groups: Any, y: Tensor, mask: Tensor | None) -> Tensor:
         """Labels of a batch as whole numbers (B, ...) beside the targets' rows."""
-        labels = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+        labels = labels_of(groups)
         shape = tuple(y.shape[:-1])
         if labels.shape != shape and labels.shape != shape[:1]:
             raise UserError(
                 f"the groups of a batch have shape {labels.shape}; expected one label a target row, {shape}, or one a "
                 f"sample, {shape[:1]}"
             )
-        names, codes = np.unique(labels, return_inverse=True)
-        known = [self._group_names.setdefault(name.item(), len(self._group_names)) for name in names]
+        counts = None if mask is None else (mask.flatten(1).any(1) if labels.ndim == 1 < mask.ndim else mask)
+        names, codes = coded(labels, None if counts is None else counts.cpu().numpy())
+        known = [self._group_names.setdefault(name, len(self._group_names)) for name in names]
         if len(self._group_names) > MAX_GROUPS:
             raise UserError(
                 f"groups has more than {MAX_GROUPS} different labels; each has sums of its own: put them into bins"
             )
-        found = torch.tensor(known, device="cpu")[torch.from_numpy(codes.reshape(labels.shape))]
+        found = torch.tensor(known, dtype=torch.long, device="cpu")[torch.from_numpy(codes)]
         return found.reshape(*labels.shape, *[1] * (len(shape) - labels.ndim)).expand(shape).to(y.device)
 
     @property
@@ -345,6 +358,7 @@ class FeatureHooks:
 
 
 MAX_GROUPS = 1000
+ANOTHER = "applies another weight in another batch, so it has no one weight"
 
 
 @dataclass
@@ -378,32 +392,47 @@ class _Batch:
         }
 
 
-def _picked(x: Tensor, made: Tensor, found: Tensor) -> Tensor | None:
-    """The rows of x (B, ..., d) whose outputs (B, ..., n) are the prediction, all of them or one for each sample."""
+def _picked(
+    x: Tensor, made: Tensor, found: Tensor, token: int | None = None
+) -> tuple[Tensor | None, int | None]:
+    """The rows of x (B, ..., d) whose outputs (B, ..., n) are the prediction, all of them or one for each sample.
+
+    Args:
+        token: the position that it was in the batches before.
+
+    Returns:
+        The rows, if they can be told, and the position if it is the same in all samples.
+
+    Raises:
+        Unmeasurable: several rows of a sample make the prediction, and their features differ.
+    """
     coarse = made.dtype if torch.finfo(made.dtype).eps >= torch.finfo(found.dtype).eps else found.dtype
     made, found = made.to(coarse), found.to(made.device, coarse)
     if made.shape == found.shape:
         if bool((made == found).all()):
-            return x.flatten(0, -2)
-        return _sorted_back(x, made, found) if made.ndim == 2 else None
+            return x.flatten(0, -2), None
+        return _sorted_back(x, made, found) if made.ndim == 2 else None, None
     if found.ndim != 2 or len(made) != len(found) or x.shape[:-1] != made.shape[:-1]:
-        return None
+        return None, None
     rows, outputs = x.flatten(1, -2), made.flatten(1, -2)
     same = (outputs == found[:, None]).all(-1)  # (B, T)
     if not bool(same.any(1).all()):
-        return None
-    if int(same.sum()) == len(same):
-        at = same.int().argmax(1)
-    elif bool(same[:, -1].all()):
-        at = same.new_full((len(same),), same.shape[1] - 1, dtype=torch.long)
-    elif bool(same[:, 0].all()):
-        at = same.new_zeros(len(same), dtype=torch.long)
-    else:  # of two tokens with equal outputs only equal features will do
-        at = same.int().argmax(1)
-        chosen = rows[torch.arange(len(rows), device=rows.device), at]
-        if bool(((rows != chosen[:, None]).any(-1) & same).any()):
-            return None
-    return rows[torch.arange(len(rows), device=rows.device), at]
+        return None, None
+    everywhere = same.all(0).nonzero().flatten().tolist()
+    if token is not None and token % same.shape[1] in everywhere:
+        everywhere = [token % same.shape[1]]
+    at = same.int().argmax(1)
+    if len(everywhere) == 1:
+        at = torch.full_like(at, everywhere[0])
+        token = -1 if everywhere[0] == same.shape[1] - 1 else everywhere[0]
+    chosen = rows[torch.arange(len(rows), device=rows.device), at]
+    # of two positions with equal outputs only equal features will do
+    if len(everywhere) != 1 and bool(((rows != chosen[:, None]).any(-1) & same).any()):
+        raise Unmeasurable(
+            "has several positions that make the network's output, and which of them goes out could not be told; "
+            "measure after it was picked, or give targets (B, T, n)"
+        )
+    return chosen, token
 
 
 def _sorted_back(x: Tensor, made: Tensor, found: Tensor) -> Tensor | None:

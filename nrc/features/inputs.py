@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections import UserDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nrc.arrays import as_tensor
 from nrc.errors import UserError
-from nrc.features.tensors import tensors_in
+from nrc.features.tensors import mapped, tensors_in
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,59 @@ class Placing:
         moved = x if self.device is None else x.to(self.device, dtype)
         return moved.clone() if self.copy and moved is x else moved
 
-
-def _several(values: list[Any], rows: int) -> bool:
-    """Whether a list holds several inputs, as `default_collate` gives them, and not the rows of one."""
-    nested = [isinstance(v, Mapping | tuple) or (isinstance(v, list) and _several(v, rows)) for v in values]
-    arrays = [hasattr(v, "__array__") and len(v.shape) >= 2 and len(v) == rows for v in values]
-    return bool(values) and all(a or b for a, b in zip(nested, arrays, strict=True))
+    def kept(self, x: Tensor) -> Tensor:
+        """Where it is, in its own type."""
+        return x.clone() if self.copy else x
 
 
-def unpack(batch: Any, to: Placing) -> tuple[tuple[Any, ...], dict[str, Any], Tensor, Tensor | None]:
+def _several(values: list[Any], rows: int, wants: int | None = None) -> bool:
+    """Whether a list holds several inputs, as `default_collate` gives them, and not the rows of one.
+
+    wants: how many inputs the network must have, for what looks like both.
+    """
+    arrays = [v for v in values if hasattr(v, "__array__")]
+    batches = [
+        isinstance(v, Mapping | tuple)
+        or (hasattr(v, "__array__") and bool(v.shape) and len(v) == rows)
+        or (isinstance(v, list) and (_several(v, rows) or (len(v) == rows and _is_text(v))))
+        for v in values
+    ]
+    if not values or not all(batches):
+        return False
+    square = len(arrays) == len(values) == rows and all(v.ndim == 1 for v in arrays)
+    return not square or wants == rows > 1
+
+
+def _is_text(values: Any) -> bool:
+    """Whether all entries are text."""
+    kind = getattr(getattr(values, "dtype", None), "kind", "")
+    if kind in ("U", "S", "O"):
+        return kind != "O" or _is_text(np.asarray(values).ravel().tolist())
+    nested = isinstance(values, list | tuple) and len(values) > 0
+    return all(map(_is_text, values)) if nested else isinstance(values, str | bytes)
+
+
+def _one_tensor(values: Any) -> Tensor | None:
+    """A list as a tensor; None where it holds no numbers, or arrays of several shapes."""
+    if _is_text(values):
+        return None
+    try:
+        return as_tensor(values, "inputs")
+    except UserError:
+        if not isinstance(values, list) or any(isinstance(v, Number) or v is None for v in values):
+            raise
+        return None
+
+
+def unpack(
+    batch: Any, to: Placing, wants: int | None = None
+) -> tuple[tuple[Any, ...], Mapping[str, Any], Tensor, Tensor | None]:
     """A batch (inputs, targets) or (inputs, targets, mask) as call arguments, targets (B, ..., n) and mask.
 
     Inputs that are a dict are passed by keyword, those in a tuple one by one, as are those in a list of arrays
-    (B, ...). Their arrays, at any depth, are placed.
+    (B, ...). Their arrays, at any depth, are placed; text, and rows of several lengths, stay as they are.
+
+    wants: how many inputs the network must have, where that is known.
     """
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
         raise UserError(
@@ -60,18 +105,28 @@ def unpack(batch: Any, to: Placing) -> tuple[tuple[Any, ...], dict[str, Any], Te
     rows = len(y)
     done: dict[int, Any] = {}  # keeps the identity of objects: attention tests `query is key`
 
-    def placed(values: Any) -> Any:
-        if isinstance(values, Mapping):
-            return {name: placed(value) for name, value in values.items()}
-        several = type(values) is list and _several(values, rows)
-        if type(values) is tuple or several:  # a packed sequence is a named tuple, but one input
-            return type(values)(map(placed, values))
-        if not isinstance(values, list) and not hasattr(values, "__array__"):
-            return values  # a graph, a packed sequence, a flag: the model knows what it is
-        if id(values) not in done:
-            x = values.detach() if isinstance(values, Tensor) else as_tensor(values, "inputs")
-            done[id(values)] = to.place(x)
-        return done[id(values)]
+    def placed(value: Any) -> Any:
+        if id(value) not in done:
+            done[id(value)] = new(value)
+        return done[id(value)]
+
+    def new(value: Any) -> Any:
+        if isinstance(value, dict | UserDict):
+            made = copy.copy(value)
+            made.update({name: placed(part) for name, part in value.items()})
+            return made
+        if type(value) is tuple or (type(value) is list and _several(value, rows, wants)):
+            return type(value)(map(placed, value))
+        if isinstance(value, list) or hasattr(value, "__array__"):
+            x = value.detach() if isinstance(value, Tensor) else _one_tensor(value)
+            if x is not None:
+                return to.place(x)
+            return [placed(part) for part in value] if isinstance(value, list) else value
+        with suppress(
+            Exception
+        ):  # a graph, packed sequences: the model knows what it is, and may write into it
+            return mapped(value, to.place if isinstance(value, Mapping) else to.kept)
+        return value
 
     mask = None if len(batch) == 2 or batch[2] is None else as_tensor(batch[2], "the mask")
     if y.ndim == 1 or (mask is not None and mask.shape == y.shape):
@@ -85,13 +140,15 @@ def unpack(batch: Any, to: Placing) -> tuple[tuple[Any, ...], dict[str, Any], Te
     y = y if to.device is None else y.to(to.device)
     mask = None if mask is None else mask.to(y.device)
     inputs = placed(batch[0])
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         return (), inputs, y, mask
-    return tuple(inputs) if type(inputs) in (tuple, list) else (inputs,), {}, y, mask
+    several = type(inputs) is tuple and not (len(inputs) == rows and _is_text(inputs))
+    several |= type(batch[0]) is list and _several(batch[0], rows, wants)
+    return tuple(inputs) if several else (inputs,), {}, y, mask
 
 
 def called(
-    network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The same inputs, with a dict as one argument where the network has no such keywords but takes one dict.
 
@@ -101,7 +158,7 @@ def called(
     try:
         signature = inspect.signature(network.forward)
     except (TypeError, ValueError):
-        return args, kwargs
+        return args, dict(kwargs)
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -116,7 +173,18 @@ def called(
             f"{type(network).__name__}.forward{signature} does not take these inputs ({error}); give one input as x, "
             "several as a tuple, by keyword as a dict, and one dict as ({...},): batches are (inputs, targets)"
         ) from None
-    return args, kwargs
+    return args, dict(kwargs)
+
+
+def wanted(network: nn.Module) -> int | None:
+    """How many inputs a network must have; None: unknown."""
+    try:
+        parameters = inspect.signature(network.forward).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    return sum(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters
+    )
 
 
 def other_types(args: Any, kwargs: Any, like: Tensor | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nrc.errors import UserError
 from nrc.features.tensors import plain
 
+SCRIPTED = torch.jit.ScriptModule  # takes no hooks
 OUT = ":out"  # suffix of a layer name: measure the module's output instead of its input
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -55,6 +56,8 @@ def _paths(model: nn.Module) -> dict[str, nn.Module]:
 
     def walk(path: str, module: nn.Module) -> None:
         found[path] = module = _inside(module)
+        if isinstance(module, SCRIPTED):
+            return
         for name, child in module._modules.items():
             if child is not None:
                 walk(f"{path}.{name}" if path else name, child)
@@ -83,7 +86,12 @@ def default_layers(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, st
         if id(module) in inside:
             continue
         inside.add(id(module))
-        if is_layer(module):
+        if isinstance(module, SCRIPTED):
+            if any(True for _ in module.parameters()):
+                skipped[path] = (
+                    "is scripted or traced, so its layers are not seen; give it as the nn.Module that it was"
+                )
+        elif is_layer(module):
             found[path] = module
             inside.update(id(part) for part in module.modules())
         elif own := _own_weight(module):
@@ -153,15 +161,29 @@ def measured_layers(
     Raises:
         UserError: a name that the model does not have, or nothing to measure.
     """
-    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+    if not isinstance(model, nn.Module) or isinstance(model, SCRIPTED):
         raise UserError(
             f"the model is a {type(model).__name__}; give the nn.Module itself, which takes hooks, and nothing "
             "scripted or traced"
         )
     chosen = _chosen(model, layers)
-    if head is not None and head not in chosen:
-        raise UserError(f"head is {head!r}, which is not measured; choose from: {', '.join(chosen)}")
+    head_among(model, chosen, head)
     return chosen
+
+
+def head_among(model: nn.Module, chosen: Mapping[str, nn.Module], head: str | None) -> str | None:
+    """The label of the head among the measured layers; the user may have named it by another of its names.
+
+    Raises:
+        UserError: it is not measured.
+    """
+    if head is None or head in chosen:
+        return head
+    module = dict(model.named_modules(remove_duplicate=False)).get(head)
+    for label, other in chosen.items():
+        if module is not None and _inside(module) is other and not label.endswith(OUT):
+            return label
+    raise UserError(f"head is {head!r}, which is not measured; choose from: {', '.join(chosen)}")
 
 
 def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
@@ -190,6 +212,10 @@ def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Modu
                 f"layer '{label}' is not in {type(model).__name__}; choose from: {', '.join(named)}"
             )
         chosen[label] = _inside(known[path])
+        if isinstance(chosen[label], SCRIPTED):
+            raise UserError(
+                f"layer '{label}' is scripted or traced and takes no hooks; give the nn.Module that it was"
+            )
     return chosen
 
 

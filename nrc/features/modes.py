@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from nrc.errors import UserError
+
 
 def _uncompiled() -> AbstractContextManager[Any]:
     # compiled code does not look at hooks that came later; importing the compiler takes seconds
@@ -27,7 +29,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     fused = torch.backends.mha.get_fastpath_enabled()
     training = any(modes.values())
     if training:
-        model.eval()
+        try:
+            model.eval()
+        except NotImplementedError as error:
+            for module, mode in modes.items():
+                module.training = mode
+            raise UserError(
+                f"{type(model).__name__} cannot be put into evaluation mode ({error}); give the nn.Module itself, as it was "
+                "before its export"
+            ) from None
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), _uncompiled():

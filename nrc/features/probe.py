@@ -7,6 +7,7 @@ are one. What cannot be told so is left unknown, and `nrc.features.rows` then re
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nrc.features.layers import OUT, may_be_linear
+from nrc.features.layers import OUT, SCRIPTED, may_be_linear
 from nrc.features.rows import Arrangement, Fold, Seen, feature_axis
-from nrc.features.tensors import Path, plain, tensors_in
+from nrc.features.tensors import Path, mapped, plain, tensors_in
 from nrc.features.weights import applied_weight, sample
 
 SAMPLES = 16  # in a pass
@@ -50,6 +51,10 @@ class Plan:
 def input_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The first input of a module; of attention its query, where that is key and value, too, else the three."""
     if not isinstance(module, nn.MultiheadAttention):
+        if not args:  # the first of its parameters, in whatever order they are named
+            with suppress(TypeError, ValueError):
+                given = inspect.signature(module.forward).bind(**kwargs).arguments
+                kwargs = {**{name: given[name] for name in given if name in kwargs}, **kwargs}
         return next(iter((*args, *kwargs.values())), None)
     given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
     same = given["query"] is given["key"] is given["value"]
@@ -150,7 +155,8 @@ def run(
             if whole and may_be_linear(module):
                 handles.append(module.register_forward_hook(judge(label), with_kwargs=True))
         if whole:
-            handles += [m.register_forward_hook(types, with_kwargs=True) for m in network.modules()]
+            modules = [m for m in network.modules() if not isinstance(m, SCRIPTED)]
+            handles += [m.register_forward_hook(types, with_kwargs=True) for m in modules]
         seen.out = network(*args, **kwargs)
     finally:
         for handle in handles:
@@ -174,23 +180,12 @@ def same_random_numbers() -> Iterator[None]:
 
 def _cut(values: Any, axes: Mapping[int, int], index: Tensor) -> Any:
     """These samples of nested inputs, each tensor along its axis; a tensor given twice stays one."""
-    done: dict[int, Any] = {}
 
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if id(value) not in done:
-                axis = axes.get(id(value))
-                done[id(value)] = (
-                    value.clone() if axis is None else value.index_select(axis, index.to(value.device))
-                )
-            return done[id(value)]
-        if isinstance(value, dict):
-            return {name: cut(part) for name, part in value.items()}
-        if type(value) in (tuple, list):
-            return type(value)(map(cut, value))
-        return value
+    def cut(value: Tensor) -> Tensor:
+        axis = axes.get(id(value))
+        return value.clone() if axis is None else value.index_select(axis, index.to(value.device))
 
-    return cut(values)
+    return mapped(values, cut)
 
 
 def _axes(values: Any, size: int, prefer: int, square: bool) -> dict[int, int]:
@@ -218,11 +213,11 @@ def _choose(values: Any, axes: Mapping[int, int], size: int) -> Tensor:
         share = max(4, count // len(keys))
         chosen |= dict.fromkeys(key.argsort()[_spread(size, share)].tolist())
     rest = [*_spread(size, count).tolist(), *range(size)]
-    return torch.tensor(sorted(list(dict.fromkeys([*chosen, *rest]))[:count]), device="cpu")
+    return torch.tensor(sorted(list(dict.fromkeys([*chosen, *rest]))[:count]), dtype=torch.long, device="cpu")
 
 
 def _spread(size: int, count: int) -> Tensor:
-    return torch.linspace(0, size - 1, min(size, count), device="cpu").long()
+    return torch.linspace(0, size - 1, min(size, count), dtype=torch.float64, device="cpu").long()
 
 
 def _order(count: int) -> Tensor:
@@ -384,7 +379,7 @@ def _once(
 ) -> Plan:
     """A plan from one pass over the whole batch, whose samples cannot be told apart (a graph, packed sequences)."""
     try:
-        args, kwargs = _cut(inputs, {}, torch.empty(0, device="cpu"))
+        args, kwargs = _cut(inputs, {}, torch.empty(0, dtype=torch.long, device="cpu"))
         seen = run(network, layers, args, kwargs, whole=True)
     except Exception:
         return by_type(layers, channels)  # the measurement itself raises what is wrong

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nrc.errors import UserError
 from nrc.features.hooks import Read
+from nrc.features.weights import Applied
 from nrc.moments import Moments
 
 
@@ -46,6 +47,8 @@ def merge(read: Read) -> tuple[Read, Tensor | None]:
     """
     facts = gathered((list(read.moments), read.skipped, read.last, read.kept is not None, list(read.groups)))
     whole = Read(weights=read.weights, kept=read.kept)
+    for reasons in gathered({label: w.reason for label, w in read.weights.items() if w.reason}):
+        whole.weights |= {label: Applied(reason=reason) for label, reason in reasons.items()}
     whole.batches = sum(gathered(read.batches))
     for ran in gathered(read.ran):
         whole.ran.update(ran)

@@ -15,7 +15,7 @@ from torch import Tensor
 from nrc.arrays import as_rows, double, precision
 from nrc.errors import UserError
 from nrc.metrics import last_layer, layerwise
-from nrc.metrics.groups import Values, spread
+from nrc.metrics.groups import Values, coded, labels_of, spread
 from nrc.metrics.layer import MANY_COLUMNS, Layer, Undefined
 from nrc.metrics.linalg import WeightSpectrum, weight_spectrum
 from nrc.moments import Moments
@@ -240,12 +240,13 @@ def measure(
     if groups is None:
         return values
     h, y = as_rows(features, targets)
-    labels = np.asarray(groups.cpu() if isinstance(groups, torch.Tensor) else groups)
+    labels = labels_of(groups)
     if labels.shape != (len(h),):
         raise UserError(
             f"groups have shape {labels.shape}, but there are {len(h)} rows; give one label for each"
         )
-    rows = {name.item(): torch.from_numpy(np.flatnonzero(labels == name)) for name in np.unique(labels)}
+    names, codes = coded(labels)
+    rows = {name: torch.from_numpy(np.flatnonzero(codes == k)) for k, name in enumerate(names)}
     parts = {name: (h[at.to(h.device)], y[at.to(y.device)]) for name, at in rows.items()}
     features_of = [double(features) for features, _ in parts.values()]
     return Values(

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from nrc.errors import UserError
 
 
 class Values(dict[str, float]):
@@ -49,3 +54,65 @@ def spread(groups: Sequence[tuple[int, Tensor, float]]) -> dict[str, float]:
     between = float(share @ (means - share @ means).square().sum(1))
     total = within + between
     return {"within": within, "between": between, "between_share": between / total if total else float("nan")}
+
+
+def labels_of(groups: Any) -> np.ndarray:
+    """Labels as an array, each as it came: an array of a list would make text of the numbers in it."""
+    labels = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+    return (
+        np.asarray(groups, dtype=object)
+        if labels.dtype.kind in "US" and isinstance(groups, list | tuple)
+        else labels
+    )
+
+
+def coded(labels: np.ndarray, counts: np.ndarray | None = None) -> tuple[list[Hashable], np.ndarray]:
+    """The different labels, in order where they have one, and for each label which of them it is.
+
+    Args:
+        counts: where a label counts; others may be missing.
+
+    Raises:
+        UserError: a missing label (None, NaN, pandas' NA or NaT).
+
+    Example:
+        >>> coded(np.array(["b", "a", "b"]))
+        (['a', 'b'], array([1, 0, 1]))
+    """
+    missing = _missing(labels)
+    if missing.any():
+        bad = missing if counts is None else missing & counts
+        if bad.any() or missing.all():
+            value = labels[missing][0]
+            raise UserError(
+                f"groups holds {np.count_nonzero(missing)} missing labels ({value!r}); give such rows a label of their own, say "
+                "-1 or 'none', or leave them out"
+            )
+        labels = np.where(missing, labels[~missing][:1], labels)
+    if labels.dtype.kind != "O":
+        names, codes = np.unique(labels, return_inverse=True)
+        return names.tolist(), codes.reshape(labels.shape)
+    flat = labels.ravel().tolist()
+    try:
+        found: list[Hashable] = list(dict.fromkeys(flat))
+    except TypeError:
+        raise UserError(
+            "groups holds lists or arrays, which are no labels; give one number or word for each row"
+        ) from None
+    with suppress(TypeError):  # of several types: in the order in which they come
+        found = sorted(found)  # type: ignore[type-var]
+    at = {name: k for k, name in enumerate(found)}
+    return found, np.array([at[name] for name in flat], dtype=np.int64).reshape(labels.shape)
+
+
+def _missing(labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind != "O":
+        return np.isnat(labels) if labels.dtype.kind in "mM" else labels != labels
+    return np.array([_is_missing(label) for label in labels.ravel()], dtype=bool).reshape(labels.shape)
+
+
+def _is_missing(label: Any) -> bool:
+    try:
+        return label is None or bool(label != label)
+    except (TypeError, ValueError):  # pandas' NA is neither equal nor unequal
+        return type(label).__name__ == "NAType"
