@@ -2,6 +2,8 @@
 
 import ast
 import copy
+from collections import OrderedDict, UserDict, namedtuple
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch.nn.utils import parametrizations
 
 import nrc
 from nrc.cone import one_sided
+from nrc.features.tensors import mapped
 from nrc.metrics import linalg
 from nrc.metrics.intrinsic import intrinsic_dimension
 from nrc.metrics.last_layer import nrc2_centred
@@ -211,6 +214,52 @@ def test_torchs_default_device_does_not_matter(what):
         torch.set_default_device(None)
     for one, other in zip(expected, found, strict=True):
         assert one == pytest.approx(other, nan_ok=True, rel=0, abs=0)
+
+
+class Node:
+    """Holds itself, and one tensor three times."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x, self.me, self.more = x, self, [x, {"x": (x, "name")}]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    x: Tensor
+
+
+@dataclass(slots=True)
+class Slots:
+    x: Tensor
+
+
+class Attributes(UserDict):
+    """A mapping whose entries are attributes, too."""
+
+    def __getattr__(self, name: str) -> object:
+        return self.data[name] if name in self.data else self.missing(name)
+
+    def missing(self, name: str) -> object:
+        raise AttributeError(name)
+
+
+Named = namedtuple("Named", ["x", "n"])
+
+
+@pytest.mark.parametrize(
+    "make", [Node, Frozen, Slots, lambda x: Attributes(x=x), lambda x: Named(x, 2), lambda x: OrderedDict(x=x)],
+    ids=["object", "frozen", "slots", "mapping", "named tuple", "dict"],
+)  # fmt: skip
+def test_what_holds_tensors_is_made_again_of_its_own_type(make):
+    x = torch.arange(4.0)
+    old = make(x)
+    new = mapped(old, lambda t: t[:2])
+    read = (lambda v: v["x"]) if type(old) is OrderedDict else (lambda v: v.x)
+    assert type(new) is type(old) and read(old) is x and read(new).tolist() == [0, 1]
+    if make is Node:
+        assert new.me is new and new.more[0] is new.more[1]["x"][0] is new.x
+    flags = [object(), "text"]
+    assert mapped(flags, torch.neg) is flags
 
 
 class InPlace(nn.Module):
