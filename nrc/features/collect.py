@@ -86,7 +86,8 @@ def collect(
     """Moments of all layers in one forward pass over the data, in evaluation mode, without gradients.
 
     Before it a few samples of the first batch are run in two orders: that tells which axis of a layer holds the
-    samples, whether it sees them in the order of the targets, and whether the output is random.
+    samples, whether it sees them in the order of the targets, and whether the output is random. A few of batches
+    2, 4, 8, ... are run alone, to be compared with the whole batch.
 
     Args:
         model: any module; its training mode is restored afterwards and nothing stays attached to it. Inside
@@ -115,7 +116,7 @@ def collect(
             with its image's targets.
         all_ranks: inside torch.distributed put the moments of all ranks together, each over its own batches; every
             rank must call. False: this rank alone.
-        trust: take sizes and stored weights as they are, without the passes before (for networks known to be plain).
+        trust: take sizes and stored weights as they are, without the passes beside (for networks known to be plain).
 
     Returns:
         label -> Moments, in forward order.

@@ -379,7 +379,7 @@ def probe(
     if best is None or lost:
         return _once(network, layers, inputs, channels, few=size < 3, sharded=sharded)
     plan = best.plan
-    plan.complete &= best.taking.size > 2
+    plan.complete &= best.taking.size > 2 and (y.ndim == 2 or y.shape[1:-1].numel() > 1)
     layout = tuple(best.taking.axes.get(id(x)) for x in parts(inputs))
     plan.taking = replace(best.taking, axes={}, layout=layout)
     if not sharded:
@@ -413,7 +413,8 @@ def _tries(inputs: Any, size: int, y: Tensor) -> list[Taking]:
         second = {key: axis for key, axis in axes_of(inputs, many, 1).items() if axis == 1}
         if second:
             tries.append(Taking(many, second, sample_axis=1))
-    return [taking for taking in tries if taking.axes and taking.size > 1]
+    # of one sample the positions may still be told
+    return [taking for taking in tries if taking.axes and (taking.size > 1 or y.ndim > 2)]
 
 
 def spot(

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from nrc.features.tensors import mapped, tensors_in
 
 SAMPLES = 16  # in a pass
+HELD = 1000  # entries of a list that may be a network's state; longer ones are data
 Change = Callable[[Tensor, int], Tensor]
 
 
@@ -28,7 +29,13 @@ def same_random_numbers() -> Iterator[None]:
 
 @contextmanager
 def left_alone(network: nn.Module) -> Iterator[None]:
-    """Buffers, and tensors that modules keep in attributes, are afterwards what they were: a state, a running mean."""
+    """Buffers, and tensors that modules keep in attributes, are afterwards what they were: a state, a running mean.
+
+    Not where parameters are sharded: the wrappers keep their own accounts in attributes.
+    """
+    if any(hasattr(module, "_fsdp_wrapped_module") for module in network.modules()):
+        yield
+        return
     stores: list[tuple[Any, dict[Any, Any]]] = []
     saved: dict[int, tuple[Tensor, int, Tensor]] = {}
     for module in network.modules():
@@ -36,10 +43,12 @@ def left_alone(network: nn.Module) -> Iterator[None]:
         stores += [
             (value, dict(value) if isinstance(value, dict) else dict(enumerate(value)))
             for name, value in vars(module).items()
-            if isinstance(value, list | dict) and not name.startswith("_")
+            if isinstance(value, list | dict) and not name.startswith("_") and len(value) <= HELD
         ]
         for name, value in (*vars(module).items(), *module._buffers.items()):
-            if name in ("_parameters", "_buffers", "_modules"):
+            if name in ("_parameters", "_buffers", "_modules") or (
+                isinstance(value, list | tuple | dict) and len(value) > HELD
+            ):
                 continue
             for _, x in tensors_in(value):
                 if not isinstance(x, nn.Parameter) and not x.is_inference() and not nn.parameter.is_lazy(x):
@@ -185,14 +194,17 @@ def order_of(count: int, movable: Tensor | None = None) -> Tensor:
 
 
 def edges(values: Any, size: int) -> dict[int, Tensor]:
-    """Tensors (2, E) of whole numbers that name rows of another input: the edges of a graph with `size` nodes."""
+    """Tensors (2, E), (E, 2) or (E,) of whole numbers that name rows of another input: the edges of a graph with `size`
+    nodes."""
     found = {
         id(x): x
         for x in parts(values)
         if isinstance(x, Tensor)
-        and x.ndim == 2
-        and len(x) == 2
         and x.numel()
+        and (
+            (x.ndim == 2 and len(x) == 2)
+            or (x.ndim in (1, 2) and len(x) != size and x.shape[1:].numel() in (1, 2))
+        )
         and x.dtype in (torch.int64, torch.int32)
         and int(x.min()) >= 0
         and size // 2 <= int(x.max()) < size
