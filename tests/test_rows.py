@@ -481,7 +481,7 @@ def test_positions_in_another_order_are_told(run, shape, batch):
     x, y = rows(batch, *shape, 5), rows(batch, *shape, 2, seed=1)
     monitor = nrc.CollapseMonitor(model)
     table = monitor.measure([(x, y)])
-    assert list(table) == ["ahead", "head"] and re.search("positions in an.* order", monitor.skipped["back"])
+    assert list(table) == ["ahead", "head"] and re.search("positions in .*order", monitor.skipped["back"])
     many = len(shape)
     expected = cka(x.flatten(0, many), y.flatten(0, many))
     assert table["ahead"]["cka"] == pytest.approx(expected, abs=1e-5)
