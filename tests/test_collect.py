@@ -52,7 +52,7 @@ def test_one_forward_pass_a_batch_after_two_small_ones_and_no_trace_left():
     model.train()
     model[1].eval()
     nrc.collect(model, batches())
-    assert calls == [(rows, False) for rows in (16, 16, 32, 32, 7)]
+    assert calls == [(rows, False) for rows in (16, 16, 32, 8, 32, 7)]
     calls.clear()
     nrc.collect(model, batches(), trust=True)
     assert calls == [(rows, False) for rows in (32, 32, 7)]
@@ -60,7 +60,10 @@ def test_one_forward_pass_a_batch_after_two_small_ones_and_no_trace_left():
     monitor.measure(batches())
     calls.clear()
     monitor.measure(batches())
-    assert [rows for rows, _ in calls] == [32, 32, 7], "looked once for a monitor"
+    assert [rows for rows, _ in calls] == [8, 32, 8, 32, 7], "a few samples beside batches 1, 2, 4, 8, ..."
+    calls.clear()
+    monitor.measure(batches([16] * 20))
+    assert [rows for rows, _ in calls].count(8) == 5
     assert model.training and not model[1].training
     assert all(not m._forward_hooks for m in model[0:5])
     assert all(p.grad is None for p in model.parameters())
@@ -203,3 +206,24 @@ def test_an_unknown_metric_is_named_with_those_that_there_are():
     model = mlp()
     with pytest.raises(UserError, match=r"'4': there is no metric 'nrc9'; choose from: mse, r2, nrc1, "):
         measure_layers(model, nrc.collect(model, batches(), ["4"]), only=["nrc1", "nrc9"])
+
+
+class Adapted(nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer = base
+        self.down = nn.Linear(base.in_features, 2, bias=False)
+        self.up = nn.Linear(2, base.out_features, bias=False)
+
+    def forward(self, x):
+        return self.base_layer(x) + self.up(self.down(x))
+
+
+def test_what_was_seen_of_modules_is_forgotten_with_them():
+    model, data = mlp(), batches()
+    monitor = nrc.CollapseMonitor(model)
+    monitor.measure(data)
+    model[2] = Adapted(model[2])
+    assert list(monitor.measure(data)) == list(nrc.CollapseMonitor(model).measure(data)) == ["0", "2", "4"]
+    model[2] = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 12))
+    assert list(monitor.measure(data)) == ["0", "2.0", "2.2", "4"]

@@ -311,3 +311,34 @@ def test_a_network_that_begins_in_place_changes_nothing_of_the_users(make, tmp_p
     inputs = (held, held) if make == "twice" else {"x": held} if make == "dict" else held
     nrc.collect(InPlace(), [(inputs, y), (inputs, y)])
     assert np.array_equal(np.asarray(held), values)
+
+
+class Stateful(nn.Module):
+    """Keeps what it saw: in a plain attribute, a tuple of them, and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(5))
+        self.cell, self.head, self.state, self.seen = nn.GRUCell(5, 8), nn.Linear(8, 2), None, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean.mul_(0.9).add_(0.1 * x.mean(0))
+        self.state = self.cell(x - self.mean, self.state)
+        self.seen.append(self.state)
+        return self.head(torch.relu(sum(self.seen)))
+
+
+@pytest.mark.parametrize("rows", [10, 32])
+@pytest.mark.parametrize("before", [0, 1])
+def test_the_pass_sees_the_state_that_the_user_left(rows, before):
+    torch.manual_seed(0)
+    model, x, y = Stateful(), torch.randn(rows, 5) + 3, torch.randn(rows, 2)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for _ in range(before):
+            model(x + 1)
+            other(x + 1)
+        error = float((other(x) - y).square().mean())
+    table = nrc.CollapseMonitor(model).measure([(x, y)])
+    assert table["head"]["mse"] == pytest.approx(error, rel=1e-5)
+    assert torch.equal(model.mean, other.mean) and len(model.seen) == before + 1

@@ -1,6 +1,9 @@
 """Which axis is which, in which order the rows are, and which output is the prediction: by values, not by sizes."""
 
 import math
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -246,6 +249,362 @@ def test_channels_do_not_pass_for_time_steps():
     assert "head" in table and monitor.head == "head"
     other = nrc.CollapseMonitor(HiddenMixer(6, 7)).measure([(rows(20, 6, 3), rows(20, 6, 2, seed=1))])
     assert "time" not in other and "head" in other
+
+
+class Net(nn.Module):
+    """A forward pass given as a function of the network and its inputs."""
+
+    def __init__(self, run, **modules: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, *inputs):
+        return self.run(self, *inputs)
+
+
+def sorted_inside(net: Net, x: Tensor, length: Tensor) -> Tensor:
+    order = length.argsort(stable=True)
+    return net.head(torch.relu(net.middle(torch.tanh(net.first(x))[order])))[order.argsort()]
+
+
+def sorting(run=sorted_inside) -> Net:
+    torch.manual_seed(0)
+    return Net(run, first=nn.Linear(4, 8), middle=nn.Linear(8, 8), head=nn.Linear(8, 2))
+
+
+def turned_back(net: Net, x: Tensor) -> Tensor:
+    return net.head(torch.relu(net.middle(torch.tanh(net.first(x)).flip(0)))).flip(0)
+
+
+# --- later batches, and batches that tell little
+
+
+LENGTH = torch.randint(9, (60,), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("first", [1, 20])
+def test_a_first_batch_that_shows_no_order_is_not_the_last_word(first):
+    model, x, y, length = sorting(), rows(60, 4), rows(60, 2, seed=1), LENGTH.clone()
+    length[:first] = 7
+    data = [((x[a], length[a]), y[a]) for a in (slice(0, first), slice(first, 60))]
+    monitor = nrc.CollapseMonitor(model)
+    table = monitor.measure(data)
+    assert list(table) == ["first"] and "in some batches" in monitor.skipped["middle"]
+    with torch.no_grad():
+        error = float(torch.cat([(model(*inputs) - y).square().flatten() for inputs, y in data]).mean())
+    assert table["first"]["mse"] == pytest.approx(error, rel=1e-5)
+    again = monitor.measure(data)
+    h = torch.relu(model.middle(torch.tanh(model.first(x)))).detach()
+    assert list(again) == ["first", "head"] and monitor.head == "head"
+    assert again["head"]["cka"] == pytest.approx(cka(h, y), abs=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[2, 58], [2] * 30, [30, 30]])
+def test_a_batch_turned_round_inside_is_told_in_batches_of_two_as_well(sizes):
+    x, y = rows(60, 4).split(sizes), rows(60, 2, seed=1).split(sizes)
+    monitor = nrc.CollapseMonitor(sorting(turned_back))
+    table = monitor.measure(list(zip(x, y, strict=True)))
+    assert "middle" not in table and "another order" in monitor.skipped["middle"]
+
+
+def test_a_network_may_begin_to_sort_between_two_measurements():
+    def run(net: Net, x: Tensor) -> Tensor:
+        key = x[:, 0] if net.training_done else torch.arange(len(x))
+        return sorted_inside(net, x, key)
+
+    model, x, y = sorting(run), rows(60, 4), rows(60, 2, seed=1)
+    model.training_done = False
+    monitor = nrc.CollapseMonitor(model)
+    assert list(monitor.measure([(x, y)])) == ["first", "middle", "head"]
+    model.training_done = True
+    assert list(monitor.measure([(x, y)])) == ["first", "head"] and monitor.head == "head"
+
+
+def test_a_batch_regrouped_for_its_size_is_told_by_samples_run_alone():
+    def run(net: Net, x: Tensor) -> Tensor:
+        order = torch.arange(len(x))
+        if len(x) == 64:
+            order = order.view(-1, 4).T.flatten()
+        return net.head(torch.relu(net.middle(torch.tanh(net.first(x))[order])))[order.argsort()]
+
+    model, x, y = sorting(run), rows(64, 4), rows(64, 2, seed=1)
+    table = nrc.CollapseMonitor(model).measure([(x, y)])
+    h = torch.relu(model.middle(torch.tanh(model.first(x)))).detach()
+    assert list(table) == ["first", "head"]
+    assert table["head"]["cka"] == pytest.approx(cka(h, y), abs=1e-5)
+
+
+def test_what_a_batch_changes_in_its_samples_is_no_other_order():
+    torch.manual_seed(0)
+    norms = nn.BatchNorm1d(8, track_running_stats=False), nn.BatchNorm1d(1, track_running_stats=False)
+    model = nn.Sequential(nn.Linear(4, 8), norms[0], nn.ReLU(), nn.Linear(8, 1), norms[1], nn.Linear(1, 1))
+    monitor = nrc.CollapseMonitor(model)
+    x, y = rows(200, 4).split(50), rows(200, 1).split(50)
+    assert list(monitor.measure(list(zip(x, y, strict=True)))) == ["0", "3", "5"] and not monitor.skipped
+
+
+@pytest.mark.parametrize("sizes", [[1, 59], [1] * 8])
+def test_a_random_output_is_told_after_a_first_batch_of_one(sizes):
+    model = Net(lambda net, x: net.head(x) + torch.randn(len(x), 2), head=nn.Linear(4, 2))
+    x, y = rows(60, 4).split([*sizes, 60 - sum(sizes)]), rows(60, 2).split([*sizes, 60 - sum(sizes)])
+    monitor = nrc.CollapseMonitor(model)
+    table = monitor.measure([(a, b) for a, b in zip(x, y, strict=True) if len(a)])
+    assert math.isnan(table["head"]["mse"]) and "is random" in monitor.undefined["head"]["mse"]
+
+
+# --- inputs in containers, and batches that cannot be cut
+
+
+@dataclass
+class Fields:
+    x: Tensor
+    length: Tensor
+
+
+class Named(NamedTuple):
+    x: Tensor
+    length: Tensor
+
+
+class Plain:
+    def __init__(self, x: Tensor, length: Tensor) -> None:
+        self.x, self.length = x, length
+
+
+@pytest.mark.parametrize("kind", [Fields, Named, Plain])
+def test_samples_are_told_in_containers_and_objects_too(kind):
+    x, y = rows(60, 4), rows(60, 2, seed=1)
+    model = sorting(lambda net, batch: sorted_inside(net, batch.x, batch.length))
+    monitor = nrc.CollapseMonitor(model)
+    table = monitor.measure([(kind(x, LENGTH), y)])
+    assert list(table) == ["first", "head"] and "another order" in monitor.skipped["middle"]
+    h = torch.relu(model.middle(torch.tanh(model.first(x)))).detach()
+    assert table["head"]["cka"] == pytest.approx(cka(h, y), abs=1e-5)
+    noisy = Net(lambda net, batch: net.head(batch.x) + torch.randn(len(batch.x), 2), head=nn.Linear(4, 2))
+    monitor = nrc.CollapseMonitor(noisy)
+    assert math.isnan(monitor.measure([(kind(x, LENGTH), y)])["head"]["mse"])
+    assert "is random" in monitor.undefined["head"]["mse"]
+    mixed = Net(lambda net, batch: net.head(batch.x[batch.length.argsort()]), head=nn.Linear(4, 2))
+    with pytest.raises(UserError, match="'head' has its rows in another order"):
+        nrc.CollapseMonitor(mixed).measure([(kind(x, LENGTH), y)])
+
+
+def test_a_batch_that_cannot_be_cut_is_run_whole_in_another_order():
+    def run(net: Net, x: Tensor) -> Tensor:
+        return sorted_inside(net, x + net.start, x[:, 0])
+
+    model, x, y = sorting(run), rows(60, 4), rows(60, 2, seed=1)
+    model.register_buffer("start", torch.zeros(30, 4))
+    data = [(x[:30], y[:30]), (x[30:], y[30:])]
+    monitor = nrc.CollapseMonitor(model)
+    table = monitor.measure(data)
+    assert list(table) == ["first", "head"] and "another order" in monitor.skipped["middle"]
+    h = torch.relu(model.middle(torch.tanh(model.first(x)))).detach()
+    assert table["head"]["cka"] == pytest.approx(cka(h, y), abs=1e-5)
+
+
+def test_nodes_of_a_graph_that_the_network_keeps_are_measured():
+    graph = torch.eye(60) + (rows(60, 60) > 1.5)
+    model = Net(lambda net, x: net.head(graph @ torch.relu(net.body(graph @ x))), body=nn.Linear(4, 8), head=nn.Linear(8, 2))  # fmt: skip
+    x, y = rows(60, 4), rows(60, 2, seed=1)
+    table = nrc.CollapseMonitor(model).measure([(x, y)])
+    h = graph @ torch.relu(model.body(graph @ x)).detach()
+    assert table["head"]["cka"] == pytest.approx(cka(h, y), abs=1e-5)
+
+
+class Graph:
+    def __init__(self, x: Tensor, edges: Tensor) -> None:
+        self.x, self.edges = x, edges
+
+
+@pytest.mark.parametrize("many", [60, 200])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_edges_as_many_as_nodes_do_not_pass_for_nodes(many, wrapped):
+    def run(net: Net, x: Tensor | Graph, edges: Tensor | None = None) -> Tensor:
+        x, edges = (x.x, x.edges) if isinstance(x, Graph) else (x, edges)
+        sent = torch.relu(net.edge(torch.cat((x[edges[0]], x[edges[1]]), 1)))
+        return net.head(torch.relu(net.node(x)).index_add(0, edges[1], sent))
+
+    torch.manual_seed(0)
+    model = Net(run, node=nn.Linear(5, 8), edge=nn.Linear(10, 8), head=nn.Linear(8, 2))
+    x, y, ring = rows(60, 5), rows(60, 2, seed=1), torch.randperm(60)
+    edges = torch.stack((ring, ring.roll(1))) if many == 60 else torch.randint(60, (2, many))
+    monitor = nrc.CollapseMonitor(model)
+    table = monitor.measure([(Graph(x, edges) if wrapped else (x, edges), y)])
+    assert list(table) == ["node", "head"] and "edge" in monitor.skipped
+    fed = Fed(model, "head", *((Graph(x, edges),) if wrapped else (x, edges))).x
+    assert table["head"]["cka"] == pytest.approx(cka(fed, y), abs=1e-5)
+
+
+@pytest.mark.parametrize("points", [16, 20, 21])
+def test_points_that_the_samples_share_do_not_pass_for_samples(points):
+    model = Net(
+        lambda net, u, c: net.branch(u) @ net.trunk(c).T, branch=nn.Linear(5, 8), trunk=nn.Linear(1, 8)
+    )
+    monitor = nrc.CollapseMonitor(model)
+    assert list(monitor.measure([((rows(20, 5), rows(points, 1)), rows(20, points))])) == ["branch"]
+    assert "trunk" in monitor.skipped
+
+
+# --- the order of positions
+
+
+def flipped(net: Net, x: Tensor) -> Tensor:
+    return net.head(torch.cat((net.ahead(x), net.back(x.flip(1)).flip(1)), -1))
+
+
+def folded_flipped(net: Net, x: Tensor) -> Tensor:
+    b, t, d = x.shape
+    return net.head(torch.cat((net.ahead(x), net.back(x.flip(1).reshape(-1, d)).view(b, t, 8).flip(1)), -1))
+
+
+def rolled(net: Net, x: Tensor) -> Tensor:
+    return net.head(torch.cat((net.ahead(x), net.back(x.roll(2, 1)).roll(-2, 1)), -1))
+
+
+def transposed(net: Net, x: Tensor) -> Tensor:
+    back = net.back(x.transpose(1, 2)).transpose(1, 2)
+    return net.head(torch.cat((net.ahead(x), back), -1))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 30])
+@pytest.mark.parametrize(
+    ("run", "shape"),
+    [(flipped, (7,)), (flipped, (5,)), (flipped, (2,)), (folded_flipped, (7,)), (rolled, (7,)), (rolled, (6, 4)),
+     (transposed, (6, 6))],
+)  # fmt: skip
+def test_positions_in_another_order_are_told(run, shape, batch):
+    torch.manual_seed(0)
+    model = Net(run, ahead=nn.Linear(5, 8), back=nn.Linear(5, 8), head=nn.Linear(16, 2))
+    x, y = rows(batch, *shape, 5), rows(batch, *shape, 2, seed=1)
+    monitor = nrc.CollapseMonitor(model)
+    table = monitor.measure([(x, y)])
+    assert list(table) == ["ahead", "head"] and re.search("positions in .*order", monitor.skipped["back"])
+    many = len(shape)
+    expected = cka(x.flatten(0, many), y.flatten(0, many))
+    assert table["ahead"]["cka"] == pytest.approx(expected, abs=1e-5)
+    fed = Fed(model, "head", x).x
+    assert table["head"]["cka"] == pytest.approx(cka(fed.flatten(0, many), y.flatten(0, many)), abs=1e-5)
+
+
+def test_positions_are_looked_at_again_after_a_first_batch_with_one_alone():
+    torch.manual_seed(0)
+    model = Net(flipped, ahead=nn.Linear(5, 8), back=nn.Linear(5, 8), head=nn.Linear(16, 2))
+    data = [(rows(20, t, 5, seed=t), rows(20, t, 2)) for t in (1, 6)]
+    monitor = nrc.CollapseMonitor(model)
+    assert list(monitor.measure(data)) == ["ahead", "head"] and "another order" in monitor.skipped["back"]
+
+
+def test_a_recurrent_branch_that_runs_backwards_is_told():
+    def run(net: Net, x: Tensor) -> Tensor:
+        return net.head(torch.cat((net.ahead(x)[0], net.back(x.flip(1))[0].flip(1)), -1))
+
+    gru = {name: nn.GRU(5, 8, batch_first=True) for name in ("ahead", "back")}
+    model, x, y = Net(run, **gru, head=nn.Linear(16, 2)), rows(30, 7, 5), rows(30, 7, 2)
+    assert list(nrc.collect(model, [(x, y)], ["ahead:out", "head"])) == ["ahead:out", "head"]
+    with pytest.raises(UserError, match="'back:out' has its positions in another order"):
+        nrc.collect(model, [(x, y)], ["back:out"])
+
+
+class Block(nn.Module):
+    """Attention over positions and what follows it, with or without the sum around them."""
+
+    def __init__(self, d: int, causal: bool, residual: bool) -> None:
+        super().__init__()
+        self.qkv, self.out, self.mlp = nn.Linear(d, 3 * d), nn.Linear(d, d), nn.Linear(d, d)
+        self.causal, self.residual = causal, residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        z = nn.functional.scaled_dot_product_attention(3 * q, 3 * k, v, is_causal=self.causal)
+        x = x + self.out(z) if self.residual else self.out(z)
+        return x + self.mlp(torch.tanh(x))
+
+
+@pytest.mark.parametrize("steps", [3, 7, 40])
+@pytest.mark.parametrize("batch", [2, 20])
+@pytest.mark.parametrize(("causal", "residual"), [(True, True), (False, True), (False, False)])
+def test_layers_that_mix_positions_are_measured(steps, batch, causal, residual):
+    torch.manual_seed(0)
+    blocks = [Block(12, causal, residual) for _ in range(2)]
+    model = nn.Sequential(nn.Linear(5, 12), *blocks, nn.Linear(12, 2))
+    monitor = nrc.CollapseMonitor(model)
+    x, y = rows(batch, steps, 5), rows(batch, steps, 2, seed=1)
+    table = monitor.measure([(x, y)])
+    assert len(table) == 8 and not monitor.skipped
+    fed = Fed(model, "2.out", x).x
+    assert table["2.out"]["cka"] == pytest.approx(cka(fed.flatten(0, 1), y.flatten(0, 1)), abs=1e-5)
+
+
+@pytest.mark.parametrize("batch", [2, 17])
+def test_maps_are_measured_where_convolutions_mix_their_positions(batch):
+    torch.manual_seed(0)
+    model = Net(
+        lambda net, x: net.head(torch.relu(net.b(torch.relu(net.a(x))))).movedim(1, -1),
+        a=nn.Conv2d(3, 6, 3, padding=1), b=nn.Conv2d(6, 6, 5, padding=2), head=nn.Conv2d(6, 2, 1),
+    )  # fmt: skip
+    monitor = nrc.CollapseMonitor(model)
+    assert list(monitor.measure([(rows(batch, 3, 8, 8), rows(batch, 8, 8, 2))])) == ["a", "b", "head"]
+
+
+@pytest.mark.parametrize("hidden", [6, 7])
+def test_hidden_channels_do_not_pass_for_the_steps_that_a_convolution_mixes(hidden):
+    model = Net(
+        lambda net, x: net.head(torch.relu(net.time(net.embed(x)))),
+        embed=nn.Linear(3, hidden), time=nn.Conv1d(6, 6, 1), head=nn.Linear(hidden, 2),
+    )  # fmt: skip
+    monitor = nrc.CollapseMonitor(model)
+    assert list(monitor.measure([(rows(20, 6, 3), rows(20, 6, 2, seed=1))])) == ["embed", "head"]
+    assert "time" in monitor.skipped
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_pixels_in_one_axis_with_the_samples_get_their_own_targets(turn):
+    def run(net: Net, x: Tensor) -> Tensor:
+        z = x.transpose(1, 2) if turn else x
+        out = net.head(torch.relu(net.body(z.flatten(0, 2)))).view(*z.shape[:3], 2)
+        return net.last(out.transpose(1, 2) if turn else out)
+
+    torch.manual_seed(0)
+    model = Net(run, body=nn.Linear(3, 8), head=nn.Linear(8, 2), last=nn.Linear(2, 2))
+    side = 4 if turn else 5
+    x, y = rows(6, 4, side, 3), rows(6, 4, side, 2, seed=1)
+    monitor = nrc.CollapseMonitor(model)
+    table = monitor.measure([(x, y)])
+    if turn:
+        assert list(table) == ["last"] and "its positions in another order" in monitor.skipped["body"]
+    else:
+        assert table["body"]["cka"] == pytest.approx(cka(x.flatten(0, 2), y.flatten(0, 2)), abs=1e-6)
+        assert len(table) == 3
+
+
+def test_folded_targets_may_have_other_lengths_in_other_batches():
+    torch.manual_seed(0)
+    model = Net(lambda net, x: net.head(torch.relu(net.body(x))).flatten(0, 1), body=nn.Linear(5, 8), head=nn.Linear(8, 2))  # fmt: skip
+    data = [(rows(b, t, 5, seed=t), rows(b * t, 2, seed=t + 1)) for b, t in ((6, 6), (6, 5), (4, 4))]
+    table = nrc.CollapseMonitor(model).measure(data)
+    x, y = torch.cat([x.flatten(0, 1) for x, _ in data]), torch.cat([y for _, y in data])
+    assert table["body"]["cka"] == pytest.approx(cka(x, y), abs=1e-6)
+    with pytest.raises(UserError, match="23 target rows for 6 samples"):
+        nrc.CollapseMonitor(model).measure([data[0], (rows(6, 4, 5), rows(23, 2))])
+
+
+def test_a_batch_of_one_may_lose_its_axis_and_vmap_is_named():
+    torch.manual_seed(0)
+    model = Net(
+        lambda net, x: net.head(net.pool(torch.relu(net.body(x))).squeeze()),
+        body=nn.Conv2d(3, 8, 3), pool=nn.AdaptiveAvgPool2d(1), head=nn.Linear(8, 2),
+    )  # fmt: skip
+    x, y = rows(33, 3, 6, 6), rows(33, 2, seed=1)
+    monitor = nrc.CollapseMonitor(model)
+    table = monitor.measure([(x[at : at + 16], y[at : at + 16]) for at in (0, 16, 32)])
+    h = Fed(model, "head", x).x
+    assert monitor.head == "head" and table["head"]["cka"] == pytest.approx(cka(h, y), abs=1e-5)
+    body = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(UserError, match=r"inside torch\.vmap"):
+        nrc.collect(Net(lambda net, x: torch.vmap(net.body)(x), body=body), [(X, Y)])
 
 
 class LastToken(nn.Module):

@@ -19,8 +19,10 @@ from nrc.features.inputs import Placing, called, other_types, unpack, wanted
 from nrc.features.layers import OUT, default_layers, head_among, measured_layers, reading_weight, unwrapped
 from nrc.features.modes import evaluating
 from nrc.features.prediction import Prediction, with_other_targets
-from nrc.features.probe import Plan, by_type, probe, same_random_numbers
+from nrc.features.probe import Plan, by_type, probe, spot
 from nrc.features.rows import CHANNELS_FIRST
+from nrc.features.samples import left_alone, same_random_numbers
+from nrc.features.spot import Spot
 from nrc.features.weights import Applied
 from nrc.metrics.assemble import Metrics, evaluate
 from nrc.metrics.layer import Layer, Maker
@@ -87,7 +89,8 @@ def collect(
     """Moments of all layers in one forward pass over the data, in evaluation mode, without gradients.
 
     Before it a few samples of the first batch are run in two orders: that tells which axis of a layer holds the
-    samples, whether it sees them in the order of the targets, and whether the output is random.
+    samples, whether it sees them in the order of the targets, and whether the output is random. A few of batches
+    2, 4, 8, ... are run alone, to be compared with the whole batch.
 
     Args:
         model: any module; its training mode is restored afterwards and nothing stays attached to it. Inside
@@ -116,7 +119,7 @@ def collect(
             with its image's targets.
         all_ranks: inside torch.distributed put the moments of all ranks together, each over its own batches; every
             rank must call. False: this rank alone.
-        trust: take sizes and stored weights as they are, without the passes before (for networks known to be plain).
+        trust: take sizes and stored weights as they are, without the passes beside (for networks known to be plain).
 
     Returns:
         label -> Moments, in forward order.
@@ -177,6 +180,8 @@ class Reader:
                 f"channels names '{unknown[0]}', which is not measured; name it in layers=[...], too"
             )
         self.plan: Plan | None = None
+        self._modules: dict[str, nn.Module] = {}  # the plan is theirs
+        self._few = False  # samples, for it
         self._cast: bool | None = None
         self._mask_of_targets: tuple[int, ...] = ()  # the shape of both, where that may be a mistake
 
@@ -246,16 +251,18 @@ class Reader:
         hooks: FeatureHooks | None = None
         try:
             with evaluating(network):
-                for batch in batches:
+                for number, batch in enumerate(batches, start=1):
                     args, kwargs, y, mask = self._unpacked(network, batch, like)
+                    beside, fresh = self._looked(network, number, args, kwargs, y, sharded)
                     if hooks is None:
-                        plan = self._planned(network, args, kwargs, y, sharded)
+                        plan = self.plan
+                        assert plan is not None
                         named = {
                             label for label in self.chosen if self.layers is not None or label == self.head
                         }
                         others = None
                         if not self.trust and self.output is None:
-                            with same_random_numbers():
+                            with same_random_numbers(), left_alone(network):
                                 others = with_other_targets(network, args, kwargs, y)
                         hooks = FeatureHooks(
                             self.chosen, plan,
@@ -267,7 +274,14 @@ class Reader:
                             every_position=self.every_position, check_weights=not self.trust,
                             copy_weights=sharded,
                         ).__enter__()  # fmt: skip
-                    hooks.run(network, args, kwargs, y, mask, labels.of(batch, len(y)))
+                    elif fresh is not None:
+                        hooks.learn(fresh)
+                    hooks.run(network, args, kwargs, y, mask, labels.of(batch, len(y)), beside)
+                    unclear = beside is not None and (beside.unclear or beside.changed)
+                    if (
+                        unclear and fresh is None
+                    ):  # did the batch change them, or chance, or are they sorted, too?
+                        hooks.learn(self._probed(network, args, kwargs, y, sharded))
         finally:
             if hooks is not None:
                 hooks.__exit__()
@@ -290,7 +304,7 @@ class Reader:
             self._mask_of_targets = tuple(mask.shape)
         if self._cast is None and not self.trust and other_types(args, kwargs, like):
             again = unpack(batch, Placing.on(like, cast=False, copy=True), wants)[:2]
-            with same_random_numbers():
+            with same_random_numbers(), left_alone(network):
                 try:  # as the network gets them in training
                     network(*called(network, *again)[0], **called(network, *again)[1])
                     self._cast = False
@@ -299,24 +313,47 @@ class Reader:
             return self._unpacked(network, batch, like)
         return args, kwargs, y, mask
 
-    def _planned(self, network: nn.Module, args: Any, kwargs: Any, y: Tensor, sharded: bool) -> Plan:
-        if self.plan is not None and self.plan.complete:
-            return self.plan
+    def _looked(
+        self, network: nn.Module, number: int, args: Any, kwargs: Any, y: Tensor, sharded: bool
+    ) -> tuple[Spot | None, Plan | None]:
+        """Some samples of this batch that ran alone, and a new plan, if one was made.
+
+        The first batch is looked at, and then ever fewer of those that come: 2, 4, 8, ...
+        """
+        if number == 1 and self._modules != self.chosen:
+            self.plan, self._modules = None, dict(self.chosen)  # other modules may stand under the same names
         if self.trust:
-            self.plan = by_type(self.chosen, self.channels)
-        else:
+            self.plan = self.plan or by_type(self.chosen, self.channels)
+            return None, None
+        due = number.bit_count() == 1 or (self._few and len(y) > 2)
+        if self.plan is not None and (not due or (sharded and self.plan.complete)):
+            return None, None
+        if self.plan is not None and self.plan.complete:
             with same_random_numbers():
-                self.plan = probe(network, self.chosen, args, kwargs, y, self.channels, sharded=sharded)
-            reasons = default_layers(self.model)[1]
-            # a module that might have been one linear layer, and is none: why it is not measured is known by then
-            self.plan.left_out = {
-                label: why
-                or reasons.get(
-                    label, "is not affine in its input, so it has no weight; its parts are measured"
-                )
-                for label, why in self.plan.left_out.items()
-            }
-        return self.plan
+                return spot(network, self.chosen, self.plan, args, kwargs, y), None
+        if self.plan is not None and sharded and number > 1:
+            return None, None
+        fresh = self._probed(network, args, kwargs, y, sharded)
+        if self.plan is None or number == 1:
+            self.plan = fresh
+        self._few = len(y) < 3
+        beside, fresh.spot = fresh.spot, None
+        if self._few and not sharded:  # of two, one alone says more than both in the other order
+            with same_random_numbers():
+                beside = spot(network, self.chosen, fresh, args, kwargs, y)
+        return beside, fresh
+
+    def _probed(self, network: nn.Module, args: Any, kwargs: Any, y: Tensor, sharded: bool) -> Plan:
+        with same_random_numbers():
+            plan = probe(network, self.chosen, args, kwargs, y, self.channels, sharded=sharded)
+        reasons = default_layers(self.model)[1]
+        # a module that might have been one linear layer, and is none: why it is not measured is known by then
+        plan.left_out = {
+            label: why
+            or reasons.get(label, "is not affine in its input, so it has no weight; its parts are measured")
+            for label, why in plan.left_out.items()
+        }
+        return plan
 
     def _leave_out(self, read: Read) -> dict[str, str]:
         """Layers that did not run in every batch, and all that are not measured with the reasons.

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from nrc.errors import UserError
 from nrc.features.layers import CONVOLUTIONS, OUT, is_layer, may_be_linear
 from nrc.features.prediction import Prediction
-from nrc.features.probe import Plan, input_of, output_of
-from nrc.features.rows import ORDER, Arrangement, Unmeasurable, arrange
+from nrc.features.probe import Plan, input_of, output_of, outputs, samples_in
+from nrc.features.rows import LATER, MIXED, ORDER, Arrangement, Unmeasurable, arrange
+from nrc.features.spot import Spot
 from nrc.features.tensors import plain
 from nrc.features.weights import Applied, applied_weight, sample, still_applies
 from nrc.metrics.groups import coded, labels_of
@@ -79,10 +80,9 @@ class FeatureHooks:
         self._first_batch = True
         self._handles: list[Any] = []
         self._group_names: dict[Hashable, int] = {}
-        self._token: dict[
-            str, int | None
-        ] = {}  # label -> the one position that goes out, where it is always the same
-        self._batch: _Batch
+        # label -> the one position that goes out, where it is always the same
+        self._token: dict[str, int | None] = {}
+        self._batch = _Batch(torch.empty(0, 0, dtype=torch.float32, device="cpu"), None, None)
 
     def __enter__(self) -> FeatureHooks:
         for label, module in self._layers.items():
@@ -102,19 +102,33 @@ class FeatureHooks:
             handle.remove()
 
     def run(
-        self, network: nn.Module, args: Any, kwargs: Any, y: Tensor, mask: Tensor | None, groups: Any = None
+        self,
+        network: nn.Module,
+        args: Any,
+        kwargs: Any,
+        y: Tensor,
+        mask: Tensor | None,
+        groups: Any = None,
+        spot: Spot | None = None,
     ) -> None:
-        """Send one batch through, with its targets (B, ..., n), the rows of them that count and their groups."""
+        """Send one batch through, with its targets (B, ..., n), the rows of them that count and their groups.
+
+        spot: some of its samples that ran alone.
+        """
         codes = None if groups is None else self._codes(groups, y, mask)
-        fold = self._plan.fold
-        unfolded = [t if t is None or fold is None else fold.unfold(t) for t in (y, mask, codes)]
+        fold, samples = self._plan.fold, samples_in((args, kwargs)) if self._plan.fold else 0
+        unfolded = [t if t is None or fold is None else fold.unfold(t, samples) for t in (y, mask, codes)]
         self._batch = _Batch(*unfolded)  # type: ignore[arg-type]
+        self._batch.spot = spot
         self._busy = False
         try:
             out = network(*args, **kwargs)
         finally:
             self._busy = True
         batch = self._batch
+        if spot is not None:
+            spot.check_outputs(outputs(out))
+            self.prediction.learn(frozenset(), frozenset(spot.displaced))
         found = self.prediction.add(out, y, mask, batch.made, codes, batch.later_made(y))
         for label in list(batch.later):
             self._guarded(label, partial(self._late, label, found, y, mask, codes))
@@ -177,7 +191,7 @@ class FeatureHooks:
             self._take(label, x)
         except Unmeasurable as reason:
             # its rows may yet be told by the output that they make
-            apart = isinstance(x, Tensor) and (x.ndim > 2 or str(reason) == ORDER)
+            apart = isinstance(x, Tensor) and (x.ndim > 2 or str(reason) in (ORDER, MIXED))
             if not apart or not reads or isinstance(module, CONVOLUTIONS):
                 raise
             self._batch.later[label] = plain(x).clone(), None
@@ -200,6 +214,13 @@ class FeatureHooks:
         how = self._plan.arrangements.get(label, Arrangement())
         batch = self._batch
         rows, many = arrange(plain(x), tuple(batch.y.shape), how, self._every_position)
+        if batch.spot is not None:
+            try:
+                batch.spot.check(label, rows, tuple(batch.y.shape), self._every_position)
+            except Unmeasurable:
+                if label in self.read.moments:
+                    raise Unmeasurable(LATER) from None
+                raise
         self._add(label, rows, *batch.rows(many))
 
     def _output(self, label: str, module: nn.Module, out: Any) -> None:
@@ -338,6 +359,15 @@ class FeatureHooks:
         """Name of a group -> its number in `Prediction.error_of`."""
         return self._group_names
 
+    def learn(self, fresh: Plan) -> None:
+        """Take on what a look at a later batch showed; layers that it contradicts are left out."""
+        wrong = self._plan.learn(fresh)
+        for label, reason in wrong.items():
+            out = label in fresh.left_out and label not in self._named
+            if (out or label in self.read.moments) and label not in self.read.skipped:
+                self.refuse(label, reason)
+        self.prediction.learn(fresh.random, fresh.disordered)
+
     def refuse(self, label: str, reason: str) -> None:
         """Leave a layer out for this reason.
 
@@ -373,6 +403,7 @@ class _Batch:
     samples: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     later: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    spot: Spot | None = None
 
     def rows(self, many: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Targets (N, n), groups and mask (N,), each row as often as there are rows of features for it."""

@@ -21,6 +21,11 @@ from nrc.features.weights import Applied, contradiction
 from nrc.moments import Moments
 
 POOLED = 1e-5  # of the largest prediction: what a mean over positions may differ by, summed in another order
+DISORDERED = "the network puts out its rows in another order than it gets them"
+RANDOM = (
+    "the network's output is random: two passes over the same samples differ; if it has a flag for its mean, "
+    "give it with the inputs, ({'x': x, 'deterministic': True}, y), or say output=..."
+)
 # words in the names of outputs that are no predictions, whatever their shape
 OTHER_OUTPUTS = frozenset((
     "loss", "error", "std", "stddev", "sigma", "scale", "var", "variance", "logstd", "logvar", "logsigma", "logscale",
@@ -98,6 +103,15 @@ class Prediction:
         """The columns of the output that predict the targets; None: all."""
         return self._outputs
 
+    def learn(self, random: frozenset[Path], disordered: frozenset[Path]) -> None:
+        """What a look at a later batch showed."""
+        self._random |= random
+        self._disordered |= disordered
+        if self._path in disordered:
+            self.reason = self.reason or DISORDERED
+        if self._path in random:
+            self.reason = self.reason or RANDOM
+
     def find(self, out: Any, y: Tensor, made: Mapping[str, Tensor]) -> Tensor | None:
         """The prediction in what the network put out, in the shape of the targets; None with a reason."""
         if self._output is not None:
@@ -111,7 +125,7 @@ class Prediction:
                 return found
         fits = {path: f for path, x in there.items() if (f := self._fitted(x, y.shape, made)) is not None}
         if fits and self._disordered.issuperset(fits):
-            self.reason = self.reason or "the network puts out its rows in another order than it gets them"
+            self.reason = self.reason or DISORDERED
             return None
         fits = {path: f for path, f in fits.items() if path not in self._disordered}
         if not fits:
@@ -128,10 +142,7 @@ class Prediction:
             return None
         self._path = path
         if path in self._random:
-            self.reason = self.reason or (
-                "the network's output is random: two passes over the same samples differ; if it has a flag for its mean, "
-                "give it with the inputs, ({'x': x, 'deterministic': True}, y), or say output=..."
-            )
+            self.reason = self.reason or RANDOM
         return fits[path]
 
     def _require_columns(self, there: Iterable[Tensor], y: Tensor) -> None:

@@ -8,21 +8,34 @@ are one. What cannot be told so is left unknown, and `nrc.features.rows` then re
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nrc.features import positions
 from nrc.features.layers import OUT, SCRIPTED, may_be_linear
-from nrc.features.rows import Arrangement, Fold, Seen, feature_axis
-from nrc.features.tensors import Path, mapped, plain, tensors_in
+from nrc.features.rows import LATER, MIXED, MOVED, Arrangement, Fold, Seen, feature_axis, same_size
+from nrc.features.samples import (
+    Change,
+    axes_of,
+    choose,
+    cut,
+    edges,
+    left_alone,
+    order_of,
+    parts,
+    renamed,
+)
+from nrc.features.spot import Spot, compare, limits
+from nrc.features.tensors import Path, plain, tensors_in
 from nrc.features.weights import applied_weight, sample
 
-SAMPLES = 16  # in a pass
 AXES = 4  # of a tensor that are looked at
+SPOT = 8  # samples that are run alone in later batches
 ELEMENTWISE = (nn.Dropout, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh,
                nn.Sigmoid, nn.Mish, nn.Hardswish, nn.Softplus, nn.Hardtanh, nn.PReLU, nn.SELU, nn.CELU)  # fmt: skip
 
@@ -37,7 +50,10 @@ class Plan:
         random: where in the output tensors stand that differ from pass to pass.
         disordered: where in it tensors stand whose samples are not in the order of the inputs.
         fold: how targets (B T, n) belong to samples, where they are folded.
-        complete: False where the samples looked too much alike to tell; the next measurement looks again.
+        complete: False where the samples looked too much alike to tell, or were too few: later batches are looked at
+            again.
+        taking: how samples were taken out of the batch; None: they could not be.
+        spot: what they showed in another order.
     """
 
     arrangements: dict[str, Arrangement] = field(default_factory=dict)
@@ -46,6 +62,72 @@ class Plan:
     disordered: frozenset[Path] = frozenset()
     fold: Fold | None = None
     complete: bool = True
+    taking: Taking | None = None
+    spot: Spot | None = None
+
+    def learn(self, fresh: Plan) -> dict[str, str]:
+        """Take on what a later look showed; label -> why what was read before may be wrong."""
+        wrong = dict(fresh.left_out)
+        for label, how in fresh.arrangements.items():
+            seen = how.seen
+            if seen is not None and how.sample_axis not in seen.samples and not seen.folded:
+                wrong[label] = seen.doubt or LATER
+            elif seen is not None and seen.doubt:
+                wrong[label] = seen.doubt
+        self.random |= fresh.random
+        self.disordered |= fresh.disordered
+        if fresh.taking is not None or self.taking is None:
+            self.arrangements.update(fresh.arrangements)
+            self.left_out |= fresh.left_out
+            self.taking, self.complete = fresh.taking, fresh.complete
+            self.fold = self.fold or fresh.fold
+        return wrong
+
+
+@dataclass(frozen=True)
+class Taking:
+    """How samples are taken out of a batch.
+
+    Attributes:
+        size: how many there are.
+        axes: id of an input -> which of its axes holds them.
+        sample_axis: of the targets: 1 where positions come first.
+        how: "few" of them; "all" in another order, where few cannot be run; "graph": all, which the edges name.
+        layout: the axes in the order of the inputs, for those of another batch.
+    """
+
+    size: int
+    axes: Mapping[int, int]
+    sample_axis: int = 0
+    how: str = "few"
+    layout: tuple[int | None, ...] = ()
+
+    def again(self, inputs: Any, size: int) -> Taking | None:
+        """The same for another batch; None: its inputs are others."""
+        now = parts(inputs)
+        held = [(x, axis) for x, axis in zip(now, self.layout, strict=False) if axis is not None]
+        fits = len(now) == len(self.layout) and all(
+            not isinstance(x, Tensor) or (x.ndim > axis and x.shape[axis] == size) for x, axis in held
+        )
+        return replace(self, size=size, axes={id(x): axis for x, axis in held}) if fits else None
+
+    def chosen(self, inputs: Any) -> Tensor:
+        return (
+            choose(inputs, self.axes, self.size)
+            if self.how == "few"
+            else torch.arange(self.size, device="cpu")
+        )
+
+    def order(self, inputs: Any, count: int) -> Tensor:
+        if self.how != "graph":
+            return order_of(count)
+        named = torch.cat([x.flatten().long().cpu() for x in edges(inputs, self.size).values()])
+        return order_of(count, named.unique())
+
+    def take(self, inputs: Any, index: Tensor, change: Change | None = None) -> Any:
+        if self.how == "graph":
+            return renamed(inputs, self.axes, edges(inputs, self.size), index)
+        return cut(inputs, self.axes, index, change)
 
 
 def input_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -71,7 +153,7 @@ class _Pass:
     """One pass: what each layer saw, and for the modules in between which tensors went in and out."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    out: Any = None
+    outs: dict[Path, Tensor] = field(default_factory=dict)
     axes: dict[int, int] = field(default_factory=dict)  # id of a tensor -> axis of its features
     shapes: dict[tuple[int, ...], set[int]] = field(default_factory=dict)
     ids: dict[str, int] = field(default_factory=dict)
@@ -157,7 +239,9 @@ def run(
         if whole:
             modules = [m for m in network.modules() if not isinstance(m, SCRIPTED)]
             handles += [m.register_forward_hook(types, with_kwargs=True) for m in modules]
-        seen.out = network(*args, **kwargs)
+        with left_alone(network):
+            out = network(*args, **kwargs)
+            seen.outs = outputs(out)
     finally:
         for handle in handles:
             handle.remove()
@@ -166,69 +250,6 @@ def run(
             if a in seen.axes:
                 seen.axes.setdefault(b, seen.axes[a])
     return seen
-
-
-@contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """The random numbers that come after are those that would have come without."""
-    devices = (
-        [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    )
-    with torch.random.fork_rng(devices):
-        yield
-
-
-def _cut(values: Any, axes: Mapping[int, int], index: Tensor) -> Any:
-    """These samples of nested inputs, each tensor along its axis; a tensor given twice stays one."""
-
-    def cut(value: Tensor) -> Tensor:
-        axis = axes.get(id(value))
-        return value.clone() if axis is None else value.index_select(axis, index.to(value.device))
-
-    return mapped(values, cut)
-
-
-def _axes(values: Any, size: int, prefer: int, square: bool) -> dict[int, int]:
-    """Tensor -> the axis of that size: the one preferred, else the other of the first two."""
-    found = {}
-    for _, x in tensors_in(values):
-        fits = [axis for axis in (prefer, 1 - prefer) if x.ndim > axis and x.shape[axis] == size]
-        if fits and not (not square and x.ndim == 2 and x.shape == (size, size)):
-            found[id(x)] = fits[0]
-    return found
-
-
-def _choose(values: Any, axes: Mapping[int, int], size: int) -> Tensor:
-    """Up to SAMPLES samples that differ in what networks sort by: small inputs, and how much of each is zero."""
-    keys = []
-    for _, x in tensors_in(values):
-        axis = axes.get(id(x))
-        if axis is None or x.is_complex():
-            continue
-        rows = x.detach().movedim(axis, 0).reshape(size, -1)
-        keys.append((rows if rows.shape[1] == 1 else (rows != 0).sum(1, keepdim=True)).double().cpu()[:, 0])
-    count = min(size, SAMPLES)
-    chosen: dict[int, None] = {}
-    for key in keys:
-        share = max(4, count // len(keys))
-        chosen |= dict.fromkeys(key.argsort()[_spread(size, share)].tolist())
-    rest = [*_spread(size, count).tolist(), *range(size)]
-    return torch.tensor(sorted(list(dict.fromkeys([*chosen, *rest]))[:count]), dtype=torch.long, device="cpu")
-
-
-def _spread(size: int, count: int) -> Tensor:
-    return torch.linspace(0, size - 1, min(size, count), dtype=torch.float64, device="cpu").long()
-
-
-def _order(count: int) -> Tensor:
-    """An order in which every sample has another place; no rotation and no reversal, where there are enough."""
-    generator = torch.Generator("cpu").manual_seed(0)
-    identity = torch.arange(count, device="cpu")
-    for _ in range(100):
-        order = torch.randperm(count, generator=generator, device="cpu")
-        if not (order == identity).any():
-            return order
-    return identity.roll(1)
 
 
 def _moved(a: Tensor, b: Tensor, axis: int, order: Tensor) -> bool | None:
@@ -241,10 +262,8 @@ def _moved(a: Tensor, b: Tensor, axis: int, order: Tensor) -> bool | None:
     a, b, turned = a.float(), b.float(), turned.float()
     if not a.isfinite().all():
         return None
-    size, spread = float(a.abs().amax()), float((a - turned).abs().amax())
-    if spread <= 1e-5 * size:
-        return None
-    return float((b - turned).abs().amax()) <= min(0.01 * spread + 1e-4 * size, 0.5 * spread)
+    apart, tolerance = limits(a, turned)
+    return float((b - turned).abs().amax()) <= tolerance if apart else None
 
 
 def _seen(a: Tensor, b: Tensor, order: Tensor) -> tuple[Seen, bool]:
@@ -314,53 +333,116 @@ def probe(
         sharded: the passes are made together with other ranks, so their number is fixed.
     """
     inputs, size = (args, kwargs), len(y)
-    fold = 0
-    if y.ndim == 2 and not _axes(inputs, size, 0, True):
-        first = next((len(x) for _, x in tensors_in(inputs) if x.ndim), 0)
-        if 1 < first < size and size % first == 0:
-            size, fold = first, size // first
-    tries = [(size, 0, _axes(inputs, size, 0, True))]
-    for square, prefer in ((True, 1), (False, 0)):
-        other = _axes(inputs, size, prefer, square)
-        if other and other not in [axes for *_, axes in tries]:
-            tries.append((size, 0, other))
-    if y.ndim > 2:
-        many = y.shape[1]
-        second = {key: axis for key, axis in _axes(inputs, many, 1, True).items() if axis == 1}
-        if second:
-            tries.append((many, 1, second))
-    best: _Look | None = None
-    for count, sample_axis, axes in tries[: 1 if sharded else None]:
-        if not axes or count < 2:
-            continue
+
+    def look(taking: Taking) -> _Look | None:
         try:
-            look = _look(network, layers, inputs, axes, count, channels, sharded)
+            return _look(network, layers, inputs, taking, channels, sharded)
         except Exception:  # a mask (T, T) was cut, say
             if sharded:
                 raise
-            continue
-        look.plan.arrangements = {
-            label: replace(how, sample_axis=sample_axis) for label, how in look.plan.arrangements.items()
-        }
-        look.sample_axis = sample_axis
-        if best is None or look.share > best.share:
-            best = look
-        if look.share == 1:
-            break
-    if best is None or not best.share:
-        return _once(network, layers, inputs, channels)
+            return None
+
+    def used(look: _Look) -> bool:
+        """Whether the network takes what was put in another order: it makes fewer rows of fewer samples."""
+        try:
+            fewer = run(network, layers, *look.taking.take(inputs, look.chosen[1:]))
+        except Exception:
+            return True
+
+        def shapes(seen: _Pass) -> dict[Any, torch.Size]:
+            return {name: x.shape for name, x in (*seen.tensors.items(), *seen.outs.items())}
+
+        return shapes(fewer) != shapes(look.first)
+
+    folded = False
+    if y.ndim == 2 and not axes_of(inputs, size):
+        first = samples_in(inputs)
+        if 1 < first < size and size % first == 0:
+            size, folded = first, True
+    tries = _tries(inputs, size, y)
+    best: _Look | None = None
+    if not sharded and (named := edges(inputs, size)):
+        axes = {key: axis for key, axis in axes_of(inputs, size).items() if key not in named}
+        graph = look(Taking(size, axes, how="graph")) if axes else None
+        best = graph if graph is not None and graph.ordered else None
+    if best is None:
+        for taking in tries[: 1 if sharded else None]:
+            found = look(taking)
+            if found is not None and (best is None or found.share > best.share):
+                best = found
+            if found is not None and found.share == 1:
+                break
+        for taking in tries if best is None and not sharded else ():  # as many samples as there are, or none
+            best = best or look(replace(taking, how="all"))
+    if best is not None and not sharded and not best.ordered and best.taking.how == "few":
+        for key in best.taking.axes:  # an input may have as many rows as there are samples, and hold none
+            rest = {other: axis for other, axis in best.taking.axes.items() if other != key}
+            found = look(replace(best.taking, axes=rest, how="all")) if rest else None
+            if found is not None and found.ordered:
+                best = found
+                break
+    lost = best is None or not (best.share or best.plan.random or (not sharded and used(best)))
+    if best is None or lost:
+        return _once(network, layers, inputs, channels, few=size < 3, sharded=sharded)
+    plan = best.plan
+    plan.complete &= best.taking.size > 2 and (y.ndim == 2 or y.shape[1:-1].numel() > 1)
+    layout = tuple(best.taking.axes.get(id(x)) for x in parts(inputs))
+    plan.taking = replace(best.taking, axes={}, layout=layout)
     if not sharded:
-        best.plan.disordered = frozenset(
+        plan.disordered = frozenset(
             path
             for path, seen in best.outputs.items()
-            if best.sample_axis not in seen.samples and not seen.folded and path not in best.plan.random
+            if not best.has(seen) and not seen.doubt and path not in plan.random
         )
-    if fold:
+    if folded:
         order = next((seen.folded for seen in best.outputs.values() if seen.folded), "")
-        best.plan.fold = Fold(fold, order) if order else None
-    if y.ndim == 3 and not _told_by_size(y, best, inputs):
+        plan.fold = Fold(order) if order else None
+    if y.ndim > 2:
         _positions(network, layers, inputs, y, best, sharded)
-    return best.plan
+    return plan
+
+
+def samples_in(inputs: Any) -> int:
+    """How many samples the first input holds."""
+    return next((len(x) for x in parts(inputs) if isinstance(x, Tensor) and x.ndim), 0)
+
+
+def _tries(inputs: Any, size: int, y: Tensor) -> list[Taking]:
+    """In which ways the inputs may hold the samples, the likely ones first."""
+    tries = [Taking(size, axes_of(inputs, size))]
+    for square, prefer in ((True, 1), (False, 0)):
+        other = axes_of(inputs, size, prefer, square)
+        if other and other not in [taking.axes for taking in tries]:
+            tries.append(Taking(size, other))
+    if y.ndim > 2:
+        many = y.shape[1]
+        second = {key: axis for key, axis in axes_of(inputs, many, 1).items() if axis == 1}
+        if second:
+            tries.append(Taking(many, second, sample_axis=1))
+    # of one sample the positions may still be told
+    return [taking for taking in tries if taking.axes and (taking.size > 1 or y.ndim > 2)]
+
+
+def spot(
+    network: nn.Module, layers: Mapping[str, nn.Module], plan: Plan, args: Any, kwargs: Any, y: Tensor
+) -> Spot | None:
+    """A few samples of another batch alone, to be compared with the whole; None: that cannot be done."""
+    if plan.taking is None:
+        return None
+    inputs = args, kwargs
+    size = samples_in(inputs) if plan.fold else y.shape[plan.taking.sample_axis]
+    taking = plan.taking.again(inputs, size)
+    if taking is None or size < 2:
+        return None
+    try:
+        chosen = taking.chosen(inputs)
+        order = taking.order(inputs, len(chosen))
+        index = chosen[order][: min(SPOT, size - 1) if taking.how == "few" else None]
+        args, kwargs = taking.take(inputs, index)
+        seen = run(network, layers, args, kwargs)
+    except Exception:  # a state of the batch before, say, which was larger
+        return None
+    return Spot(index, seen.tensors, seen.outs, plan.arrangements, taking.sample_axis)
 
 
 @dataclass
@@ -368,23 +450,46 @@ class _Look:
     """A plan, the share of layers in which samples were found, and what was seen of the outputs."""
 
     plan: Plan
+    taking: Taking
     share: float
     outputs: dict[Path, Seen]
-    tensors: dict[str, Tensor]
-    sample_axis: int = 0
+    first: _Pass
+    chosen: Tensor
+
+    def has(self, seen: Seen) -> bool:
+        """Whether samples were found where they are in the targets."""
+        return self.taking.sample_axis in seen.samples or bool(seen.folded)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether that is so of an output, or none is looked for."""
+        return bool(self.plan.random) or not self.outputs or any(map(self.has, self.outputs.values()))
 
 
 def _once(
-    network: nn.Module, layers: Mapping[str, nn.Module], inputs: Any, channels: Mapping[str, int]
+    network: nn.Module,
+    layers: Mapping[str, nn.Module],
+    inputs: Any,
+    channels: Mapping[str, int],
+    *,
+    few: bool,
+    sharded: bool,
 ) -> Plan:
-    """A plan from one pass over the whole batch, whose samples cannot be told apart (a graph, packed sequences)."""
+    """A plan from the whole batch, whose samples cannot be told apart."""
     try:
-        args, kwargs = _cut(inputs, {}, torch.empty(0, dtype=torch.long, device="cpu"))
-        seen = run(network, layers, args, kwargs, whole=True)
+        none = torch.empty(0, dtype=torch.long, device="cpu")
+        passes = []
+        for whole in (True,) if sharded else (True, False):
+            args, kwargs = cut(inputs, {}, none)
+            passes.append(run(network, layers, args, kwargs, whole))
     except Exception:
         return by_type(layers, channels)  # the measurement itself raises what is wrong
+    seen = passes[0]
     arrangements = {label: _unknown(label, module, seen, channels) for label, module in layers.items()}
-    return Plan(arrangements, _not_linear(layers, seen))
+    random = frozenset(
+        path for path, x in passes[-1].outs.items() if path in seen.outs and _differ(x, seen.outs[path])
+    )
+    return Plan(arrangements, _not_linear(layers, seen), random, complete=not few)
 
 
 def _not_linear(layers: Mapping[str, nn.Module], seen: _Pass) -> dict[str, str]:
@@ -404,22 +509,27 @@ def _look(
     network: nn.Module,
     layers: Mapping[str, nn.Module],
     inputs: Any,
-    axes: dict[int, int],
-    size: int,
+    taking: Taking,
     channels: Mapping[str, int],
     sharded: bool,
 ) -> _Look:
     """Two orders of the samples beside each other."""
-    chosen = _choose(inputs, axes, size)
-    order = _order(len(chosen))
+    chosen = taking.chosen(inputs)
+    order = taking.order(inputs, len(chosen))
 
     def passed(index: Tensor, whole: bool = False) -> _Pass:
-        args, kwargs = _cut(inputs, axes, index)
+        args, kwargs = taking.take(inputs, index)
         return run(network, layers, args, kwargs, whole)
 
+    def elsewhere(a: Tensor, b: Tensor) -> bool:
+        """Whether what the samples were before is found at other places now."""
+        at = taking.sample_axis if min(a.ndim, b.ndim) > 1 else 0
+        a, b = a.movedim(at, 0), b.movedim(at, 0)
+        return len(a) != len(order) or compare(a, b, order) == "displaced"
+
     first, again = passed(chosen, whole=True), passed(chosen[order])
-    plan = Plan(left_out=_not_linear(layers, first))
-    outs, others = _outputs(first), _outputs(again)
+    plan = Plan(left_out=_not_linear(layers, first), taking=taking)
+    outs, others = first.outs, again.outs
     moved = {}
     for path in outs.keys() & others.keys():
         moved[path], told = _seen(outs[path], others[path], order)
@@ -428,25 +538,36 @@ def _look(
     for label in first.tensors.keys() & again.tensors.keys():
         seen[label], told = _seen(first.tensors[label], again.tensors[label], order)
         plan.complete &= told
-    lost = [label for label, found in seen.items() if not found.samples and not found.folded]
-    if not sharded and (lost or any(not found.samples and not found.folded for found in moved.values())):
+    lost = [label for label, found in seen.items() if not found.found]
+    if not sharded and (lost or any(not found.found for found in moved.values())):
         # out of order, or random?
         third = passed(chosen)
-        plan.random = frozenset(
-            p for p, out in _outputs(third).items() if p in outs and _differ(out, outs[p])
-        )
+        plan.random = frozenset(p for p, out in third.outs.items() if p in outs and _differ(out, outs[p]))
         for label in lost:
-            if label in third.tensors and _differ(third.tensors[label], first.tensors[label]):
+            a, b = first.tensors[label], again.tensors[label]
+            random = label in third.tensors and _differ(third.tensors[label], a)
+            mixed = not random and not elsewhere(a, b)
+            # a graph that the network keeps: nodes at other places have other neighbours
+            if random or (mixed and taking.how == "all"):
                 del seen[label]
+            elif mixed:
+                seen[label] = Seen(doubt=MIXED)
+        for path, was in moved.items():
+            if not was.found and not elsewhere(outs[path], others[path]):
+                moved[path] = Seen(doubt=MIXED)
     for label, module in layers.items():
         how = _unknown(label, module, first, channels)
-        plan.arrangements[label] = replace(how, seen=seen.get(label))
-    found = [bool(s.samples or s.folded) for s in (*seen.values(), *moved.values())]
-    return _Look(plan, sum(found) / len(found) if found else 0.0, moved, first.tensors)
+        plan.arrangements[label] = replace(how, seen=seen.get(label), sample_axis=taking.sample_axis)
+    if not sharded:
+        plan.spot = Spot(chosen[order], again.tensors, again.outs, plan.arrangements, taking.sample_axis)
+    found = [s.found for s in (*seen.values(), *moved.values())]
+    share = sum(found) / len(found) if found else 0.0
+    return _Look(plan, taking, share, moved, first, chosen)
 
 
-def _outputs(seen: _Pass) -> dict[Path, Tensor]:
-    return {path: plain(x) for path, x in tensors_in(seen.out) if x.is_floating_point() and x.ndim}
+def outputs(out: Any) -> dict[Path, Tensor]:
+    """The floating tensors in what a network put out."""
+    return {path: plain(x).clone() for path, x in tensors_in(out) if x.is_floating_point() and x.ndim}
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:
@@ -459,9 +580,9 @@ def _differ(a: Tensor, b: Tensor) -> bool:
 
 def _told_by_size(y: Tensor, look: _Look, inputs: Any) -> bool:
     """Whether no other axis in sight is as long as that of the targets' positions."""
-    many = y.shape[1 - look.sample_axis]
+    many = y.shape[1 - look.taking.sample_axis]
     sizes = {y.shape[-1]}
-    for x in (*look.tensors.values(), *(x for _, x in tensors_in(inputs))):
+    for x in (*look.first.tensors.values(), *(x for x in parts(inputs) if isinstance(x, Tensor))):
         sizes |= set(x.shape[2:] if x.ndim > 2 else ())
     return many not in sizes
 
@@ -469,26 +590,61 @@ def _told_by_size(y: Tensor, look: _Look, inputs: Any) -> bool:
 def _positions(
     network: nn.Module, layers: Mapping[str, nn.Module], inputs: Any, y: Tensor, look: _Look, sharded: bool
 ) -> None:
-    """Which layers have the targets' positions in their second axis: it gets shorter with the sequences."""
-    axis = 1 - look.sample_axis
-    many, size = y.shape[axis], y.shape[look.sample_axis]
+    """Which layers have the targets' positions where they are read, and in their order."""
+    taking, arrangements = look.taking, look.plan.arrangements
+    found: dict[str, str] = {}
+
+    def changed(change: Change) -> tuple[Mapping[str, Tensor], Mapping[Path, Tensor]]:
+        args, kwargs = taking.take(inputs, look.chosen, change)
+        seen = run(network, layers, args, kwargs)
+        return seen.tensors, seen.outs
+
+    if not sharded and taking.how != "graph":
+        with suppress(Exception):
+            found = positions.judge(
+                changed, look.first.tensors, look.first.outs, arrangements, tuple(y.shape),
+                taking.sample_axis, len(look.chosen),
+            )  # fmt: skip
+    told = set(arrangements)
+    if y.ndim == 3 and not _told_by_size(y, look, inputs):
+        told = {label for label, what in found.items() if what == "here"}
+        told |= _shorter(network, layers, inputs, y, look, sharded)
+    many = y.shape[1 - taking.sample_axis] if y.ndim == 3 else y.shape[1:-1].numel()
+    for label, how in arrangements.items():
+        if how.seen is None or label not in look.first.tensors:
+            continue
+        doubt = how.seen.doubt or ("" if label in told else same_size(many))
+        if found.get(label) == "moved":
+            doubt = MOVED
+        elif y.ndim > 3 and how.seen.folded and label not in found:
+            doubt = same_size(many)
+        arrangements[label] = replace(how, seen=replace(how.seen, doubt=doubt))
+
+
+def _shorter(
+    network: nn.Module, layers: Mapping[str, nn.Module], inputs: Any, y: Tensor, look: _Look, sharded: bool
+) -> set[str]:
+    """Layers whose positions get fewer with shorter sequences."""
+    at = look.taking.sample_axis
+    many, size = y.shape[1 - at], y.shape[at]
     shapes: dict[str, torch.Size] = {}
-    fits = {
-        id(x): axis
-        for _, x in tensors_in(inputs)
-        if x.ndim > 1 and x.shape[axis] == many and x.shape[look.sample_axis] == size
-    }
+    fits: dict[int, int] = {}
+    for x in parts(inputs):
+        if isinstance(x, Tensor) and x.ndim > 1 and x.shape[at] == size:
+            axes = [axis for axis in (1 - at, 2) if x.ndim > axis and x.shape[axis] == many]
+            fits |= {id(x): axes[0]} if axes else {}
     if fits and many > 2 and not sharded:
         with suppress(Exception):
-            args, kwargs = _cut(inputs, fits, torch.arange(many - 1, device="cpu"))
+            args, kwargs = cut(inputs, fits, torch.arange(many - 1, device="cpu"))
             shapes = {label: x.shape for label, x in run(network, layers, args, kwargs).tensors.items()}
+    told = set()
     for label, how in look.plan.arrangements.items():
-        if how.seen is None or label not in look.tensors or how.axis == 1:
-            continue  # the positions of a convolution are known by its type
         shape = shapes.get(label, torch.Size())
-        if how.seen.folded:
-            told = len(shape) == 2 and shape[0] == size * (many - 1)
+        if how.seen is not None and how.seen.folded:
+            fewer = len(shape) == 2 and shape[0] == size * (many - 1)
         else:
-            told = len(shape) > 2 and shape[axis] == many - 1
-        if not told:
-            look.plan.arrangements[label] = replace(how, seen=replace(how.seen, positions=False))
+            axis = 2 if how.axis == 1 and at == 0 else 1 - at
+            fewer = len(shape) > 2 and shape[axis] == many - 1
+        if fewer:
+            told.add(label)
+    return told

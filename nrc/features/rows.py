@@ -6,10 +6,12 @@ found by running a few samples in another order decides where it is known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from nrc.errors import UserError
 from nrc.features.layers import CONVOLUTIONS
 
 
@@ -64,12 +66,22 @@ class Seen:
     Attributes:
         samples: the axes along which its entries moved with the samples.
         folded: "outer" or "inner": the first axis holds samples times positions, samples moving slower or faster.
-        positions: False where its second axis might be another one than that of the targets' positions.
+        doubt: why the positions that it is read by are not known to be those of the targets; empty: no doubt.
     """
 
     samples: frozenset[int] = frozenset()
     folded: str = ""
-    positions: bool = True
+    doubt: str = ""
+
+    @property
+    def found(self) -> bool:
+        """Whether its samples were."""
+        return bool(self.samples or self.folded)
+
+    @property
+    def lost(self) -> str:
+        """Why its rows are not those of the samples, where they were not found."""
+        return self.doubt or ORDER
 
 
 @dataclass(frozen=True)
@@ -86,18 +98,33 @@ class Arrangement:
 class Fold:
     """Targets (B T, n) of samples with T positions each: unfolded they are (B, T, n)."""
 
-    length: int
     order: str  # as `Seen.folded`
-    shape: tuple[int, ...] = field(default=())
 
-    def unfold(self, y: Tensor) -> Tensor:
+    def unfold(self, y: Tensor, samples: int) -> Tensor:
+        if not samples or len(y) % samples:
+            raise UserError(
+                f"{len(y)} target rows for {samples} samples: in the batches before they had as many rows each; "
+                "give as many for every sample of a batch, or targets (B, T, n) with a mask"
+            )
         if self.order == "outer":
-            return y.unflatten(0, (-1, self.length))
-        return y.unflatten(0, (self.length, -1)).transpose(0, 1)
+            return y.unflatten(0, (samples, -1))
+        return y.unflatten(0, (-1, samples)).transpose(0, 1)
 
 
 ORDER = (
-    "has its rows in another order than the targets (the network sorts or regroups its batch); measure a layer "
+    "has its rows in another order than the targets (the network sorts or regroups its batch), or as many rows that are "
+    "no samples (edges, points); measure a layer before or after that"
+)
+MIXED = (
+    "is another one for the same samples in another order (the network mixes its batch, or keeps a state for each row), "
+    "so the order of its rows could not be told"
+)
+LATER = (
+    "has its rows in another order than the targets in some batches, and in their order in others (the network sorts "
+    "or regroups its batch); measure a layer before or after that"
+)
+MOVED = (
+    "has its positions in another order than the targets (the network flips, shifts or turns them); measure a layer "
     "before or after that"
 )
 TOKENS = (
@@ -119,6 +146,13 @@ def arrange(x: Tensor, shape: tuple[int, ...], how: Arrangement, every_position:
     """
     if x.is_complex():
         raise Unmeasurable(f"passes complex numbers ({x.dtype}); measure a layer whose features are real")
+    if _vmapped(x):
+        raise Unmeasurable(
+            "runs inside torch.vmap, which shows one sample (or one of several networks) at a time; call the network on "
+            "whole batches"
+        )
+    if x.ndim == 1 and set(shape[:-1]) == {1}:
+        x = x[None]  # a batch of one sample, of which `squeeze()` took the batch axis
     if x.ndim < 2:
         raise Unmeasurable(
             f"sees {tuple(x.shape)} but the targets are {shape}; the inputs have no batch axis: wrap a data set into a "
@@ -132,8 +166,8 @@ def arrange(x: Tensor, shape: tuple[int, ...], how: Arrangement, every_position:
     if x.ndim == 2:
         if len(x) != batch:
             raise _mismatch(x, shape)
-        if samples is not None and 0 not in samples:
-            raise Unmeasurable(ORDER)
+        if how.seen is not None and 0 not in how.seen.samples:
+            raise Unmeasurable(how.seen.lost)
         return x, 1
     at = 0 if samples is None or 0 in samples or not samples else min(samples)
     axis = how.axis
@@ -143,8 +177,8 @@ def arrange(x: Tensor, shape: tuple[int, ...], how: Arrangement, every_position:
         )
     if x.shape[at] != batch:
         raise _mismatch(x, shape)
-    if samples is not None and not samples:
-        raise Unmeasurable(ORDER)
+    if how.seen is not None and not how.seen.samples:
+        raise Unmeasurable(how.seen.lost)
     if axis is None:
         raise Unmeasurable(
             f"sees {tuple(x.shape)}, and which of these axes holds the features could not be told; say so: "
@@ -164,20 +198,18 @@ def arrange(x: Tensor, shape: tuple[int, ...], how: Arrangement, every_position:
 
 def _every(x: Tensor, shape: tuple[int, ...], how: Arrangement) -> Tensor:
     """Rows of targets (B, T, n) or (B, H, W, n)."""
-    seen, axis, lead = how.seen, how.axis, shape[:-1]
+    seen, axis, lead = how.seen, how.axis, torch.Size(shape[:-1])
     if x.ndim == 2:
-        if len(x) != lead[0] * lead[1] or len(lead) > 2:
+        if len(x) != lead.numel():
             raise _mismatch(x, shape)
         if seen is None or not seen.folded:
             raise Unmeasurable(
                 f"sees {tuple(x.shape)}, samples and positions in one axis, and their order could not be told; "
                 "measure where they are apart"
             )
-        if not seen.positions:
-            raise _same_size(lead)
-        return (
-            x if seen.folded == "outer" else x.unflatten(0, (lead[1], lead[0])).transpose(0, 1).flatten(0, 1)
-        )
+        if seen.doubt:
+            raise Unmeasurable(seen.doubt)
+        return x if seen.folded == "outer" else x.unflatten(0, (-1, lead[0])).transpose(0, 1).flatten(0, 1)
     whole, last, first = x, x.shape[:-1] == lead, (x.shape[0], *x.shape[2:]) == lead
     if axis is None and x.ndim == len(lead) + 1:
         if last and first:
@@ -198,18 +230,24 @@ def _every(x: Tensor, shape: tuple[int, ...], how: Arrangement) -> Tensor:
             )
         return x.flatten(0, -2)
     if how.sample_axis not in seen.samples:
-        other = "puts positions before sequences" if seen.samples and len(lead) == 2 else ORDER
+        other = "puts positions before sequences" if seen.samples and len(lead) == 2 else seen.lost
         raise Unmeasurable(other)
-    if not seen.positions:
-        raise _same_size(lead)
+    if seen.doubt:
+        raise Unmeasurable(seen.doubt)
     return x.flatten(0, -2)
 
 
-def _same_size(lead: tuple[int, ...]) -> Unmeasurable:
-    return Unmeasurable(
-        f"has an axis of {lead[1]} that may be that of the targets' positions or another one of the same size, which "
+def same_size(many: int) -> str:
+    """Why a layer is not measured whose axis of that size may be another one."""
+    return (
+        f"has an axis of {many} that may be that of the targets' positions or another one of the same size, which "
         "could not be told; use as many positions as there are of nothing else"
     )
+
+
+def _vmapped(x: Tensor) -> bool:
+    functorch = getattr(torch._C, "_functorch", None)
+    return functorch is not None and bool(functorch.is_batchedtensor(x))
 
 
 def _mismatch(x: Tensor, shape: tuple[int, ...], remedy: str = "") -> Unmeasurable:
