@@ -240,7 +240,7 @@ def _column(where: str, columns: Columns, target: Any) -> int:
                 return target
             raise UserError(
                 f"{where}: data.targets={target} may be the column named {target} or column number {target}, named "
-                f"{names[target]!r}; write '[\"{target}\"]' or '[\"{names[target]}\"]' for the one that is meant"
+                f"{names[target]!r}; write 'data.targets=[\"{target}\"]' or 'data.targets=[\"{names[target]}\"]' for the one that is meant"
             )
         if named is not None:
             return named
