@@ -119,8 +119,17 @@ def test_describe_states_the_facts() -> None:
         ),  # rounding of float64
         (
             {"y_train": np.random.default_rng(0).normal(size=(30, 2)) * [1, 1e-60]},
-            "'v' is constant .*rescale it if",
+            "the train rows of target 'v' [(].*e-60[)] differ by less than float32 has digits for; use other units",
         ),
+        (
+            {"y_train": np.linspace(3e-45, 6e-45, 60).reshape(30, 2)},
+            "target 'u' .*, 'v' .*data.standardize=xy",
+        ),
+        (
+            {"x_train": np.ma.masked_greater(np.eye(30)[:, :3], 0.5)},
+            "x_train: a masked array with 3 masked entries",
+        ),
+        ({"y_test": np.ma.masked_less(np.ones((8, 2)), 2)}, "y_test: a masked array with 16 masked entries"),
         ({"x_train": np.ones((30, 3), complex)}, "x_train holds complex128, not real numbers"),
         ({"y_test": np.full((8, 2), "a")}, "y_test holds <U1, not real numbers"),
         ({"x_train": np.full((30, 3), None)}, "x_train holds object, not real numbers"),
@@ -210,6 +219,53 @@ def test_a_large_offset_is_subtracted_before_float32_loses_the_digits(offset: fl
     assert data.facts()["offset"] == {"x": {"c": mean}, "y": {"u": mean}}
     assert "offsets that float32 cannot carry were subtracted: c" in data.describe()
     np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("spread", [1, 1000, 5000])
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+def test_the_offset_of_long_whole_numbers_is_subtracted_in_whole_numbers(spread: int, kind: type) -> None:
+    """Nanoseconds since 1970, of which float64 keeps every 256th."""
+    rng = np.random.default_rng(0)
+    near = rng.integers(-3 * spread, 3 * spread + 1, (300, 1))
+    y = (1_700_000_000_000_000_000 + near).astype(kind)
+    data = make(
+        x_train=np.hstack([y, y, y])[:250], x_test=np.hstack([y, y, y])[250:],
+        y_train=y[:250], y_test=y[250:], target_names=("u",),
+    )  # fmt: skip
+    mean = int(np.floor(near[:250].mean()))
+    np.testing.assert_array_equal(data.y_train, near[:250] - mean)
+    np.testing.assert_array_equal(data.x_test, np.repeat(near[250:] - mean, 3, axis=1))
+    assert data.facts()["offset"]["y"] == {"u": 1_700_000_000_000_000_000 + mean}
+    assert "were subtracted: a 1.7e+18" in data.describe()
+
+
+def test_offsets_are_told_apart_where_names_are_not_and_add_up() -> None:
+    x = np.random.default_rng(0).normal(size=(30, 3)) + np.array([1e7, 2e7, 0])
+    before = {"offset": {"x": {"b": 5}, "y": {"u": 3}}}
+    data = make(x_train=x, x_test=x[:8], input_names=("a", "a", "b"))
+    assert data.facts()["offset"]["x"] == {
+        f"a (column {i})": pytest.approx(x[:, i].mean(), rel=1e-14) for i in (0, 1)
+    }
+    data = make(x_train=x[:, ::-1], x_test=x[:8, ::-1], provenance=before)
+    told = {"b": 5 + x[:, 1].mean(), "c": x[:, 0].mean()}
+    assert data.facts()["offset"] == {"x": pytest.approx(told, rel=1e-14), "y": {"u": 3}}
+
+
+def test_inputs_too_close_for_float32_are_said() -> None:
+    x = np.random.default_rng(0).normal(size=(30, 3)) * [1, 1e-60, 1]
+    assert "no digits for how little the train rows of input 'b' (" in make(x_train=x).describe()
+    assert "no digits" not in make().describe()
+
+
+def test_scaling_far_from_0_over_many_rows() -> None:
+    """Seconds since 1970 that differ by milliseconds; and a constant whose mean is rounded."""
+    near = np.random.default_rng(0).normal(size=200_000) * 1e-3
+    seconds = 1.7e9 + near
+    train, _, mean, scale = standardise(np.c_[seconds, np.full(200_000, 0.1)], np.zeros((1, 2)))
+    exact = seconds - 1.7e9  # without rounding
+    np.testing.assert_allclose(scale, [exact.std(), 1], rtol=1e-9)
+    np.testing.assert_allclose(train[:, 0], (exact - exact.mean()) / exact.std(), atol=1e-3)
+    assert mean[1] == 0.1 and not train[:, 1].any()
 
 
 def test_columns_that_float32_carries_stay_as_they_are() -> None:

@@ -13,57 +13,13 @@ import pytest
 from command_line import in_process
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
+from table_files import GOOD_ROWS, NAMES, RNG, VALUES, WHOLE, both, text_file, text_of, write
 
 from nrc.data import RegressionData, Table
 from nrc.errors import UserError
 from nrc.metrics import ALIVE
 from nrc.runs.directory import read_run
 from nrc.runs.read import Run
-
-RNG = np.random.default_rng(0)
-VALUES = RNG.normal(size=(40, 5)).astype(np.float32)
-NAMES = ["a", "b", "c", "steer", "speed (m/s)"]
-
-
-def write(folder: Path, name: str) -> str:
-    """VALUES in the format that the name says."""
-    path = folder / name
-    frame = pd.DataFrame(VALUES, columns=NAMES)
-    if name == "bare.csv":
-        frame.to_csv(path, index=False, header=False)
-    elif name == "semicolon.csv":
-        frame.to_csv(path, index=False, sep=";")
-    elif ".tsv" in name:
-        frame.to_csv(path, index=False, sep="\t")
-    elif name.endswith(".txt"):
-        np.savetxt(path, VALUES, fmt="%.9g")
-    elif ".csv" in name:
-        frame.to_csv(path, index=False)
-    elif name.endswith(".parquet"):
-        frame.to_parquet(path)
-    elif name == "xy.npz":
-        np.savez(path, x=VALUES[:, :3], y=VALUES[:, 3:], extra=np.array(["text"]))
-    elif name == "rollout.npz":
-        np.savez(path, observations=VALUES[:, :3], actions=VALUES[:, 3:], rewards=np.zeros(40))
-    elif name == "single.npz":
-        np.savez(path, table=VALUES)
-    elif name == "single.npy":
-        np.save(path, VALUES)
-    elif name == "xy.h5":
-        with h5py.File(path, "w") as file:
-            file["observations"], file["actions"] = VALUES[:, :3], VALUES[:, 3:]
-    elif name == "single.hdf5":
-        with h5py.File(path, "w") as file:
-            file["table"] = VALUES
-    else:
-        raise AssertionError(name)
-    return str(path)
-
-
-def both(data: RegressionData) -> np.ndarray:
-    """The rows in the order of the file, for data split in order."""
-    return np.vstack([np.hstack([data.x_train, data.y_train]), np.hstack([data.x_test, data.y_test])])
-
 
 FORMATS = [
     "named.csv",
@@ -108,8 +64,9 @@ def test_npy_pair(tmp_path: Path, as_list: bool) -> None:
     np.testing.assert_array_equal(both(data), VALUES[:, :4])
     assert data.target_names == ("y0",)
     np.save(tmp_path / "y.npy", VALUES[:30, 3])
-    with pytest.raises(UserError, match="40 rows of inputs but 30 of targets"):
-        Table(pair).load()
+    for limit in (None, 10):
+        with pytest.raises(UserError, match="40 rows of inputs but 30 of targets"):
+            Table(pair, limit=limit).load()
 
 
 @pytest.mark.parametrize(
@@ -175,14 +132,6 @@ def test_integers_booleans_bom_and_name(tmp_path: Path) -> None:
     assert Table(str(path), "square", name="mine").load().name == "table-mine"
 
 
-def text_file(folder: Path, text: str, name: str = "t.csv") -> str:
-    (folder / name).write_text(text)
-    return str(folder / name)
-
-
-GOOD_ROWS = "".join(f"{i},{i * i},{i % 3}\n" for i in range(20))
-
-
 @pytest.mark.parametrize(
     ("text", "targets", "message"),
     [
@@ -199,6 +148,9 @@ GOOD_ROWS = "".join(f"{i},{i * i},{i % 3}\n" for i in range(20))
         (GOOD_ROWS.replace("0", "?", 1), 1, "column 'column 0' is not numeric"),
         ("a;b;y\n" + GOOD_ROWS.replace("\n", ",5\n").replace(",", ";", 2), 1, "not numeric|cannot be read"),
         ("a,b;y\n1,5;2\n2,5;3\n", 1, "'1,5'[)]; write decimal points"),
+        ('a,y\n"1,100",3\n"2,200",5\n', 1, "'1,100'[)]; write it without thousands separators"),
+        ('a,y\n"1,100.5",3\n"2,200",5\n', 1, "'1,100.5'[)]; write it without thousands separators"),
+        ("y\n1\n2\n3\n", 1, "has 1 column; at least one input and one target are needed"),
         ("a b c y\n" + GOOD_ROWS.replace(",", " "), 1, "no row has a number in the last of 4 columns, 'y'"),
         ("a,b\n" + GOOD_ROWS, 1, "rows are longer than the header"),
         ("a,b,y\n" + "1,2,3\n2,5,3\n" * 10, 1, "target 'y' is constant"),
@@ -210,7 +162,7 @@ GOOD_ROWS = "".join(f"{i},{i * i},{i % 3}\n" for i in range(20))
         ("a,b,y\n" + GOOD_ROWS, ["a", "b", "y"], "all 3 columns are targets"),
         ("a,b,y\n" + GOOD_ROWS, ["y", "y"], "name each target once"),
         (GOOD_ROWS, None, "data.targets is missing"),
-        ("1,2,3\n4,5,6\n", 1, "2 rows are too few"),
+        ("1,2,3\n4,5,6\n", 1, "2 rows are too few for train and test at data.test_fraction=0.2; lower it"),
     ],
 )
 def test_bad_csv(tmp_path: Path, text: str, targets: Any, message: str) -> None:
@@ -297,8 +249,9 @@ def test_pickled_objects_are_never_opened(tmp_path: Path, suffix: str) -> None:
 )
 def test_bad_npz(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     np.savez(tmp_path / "t.npz", **arrays)
-    with pytest.raises(UserError, match=message):
-        Table(str(tmp_path / "t.npz"), 1).load()
+    for limit in (None, 4):
+        with pytest.raises(UserError, match=message):
+            Table(str(tmp_path / "t.npz"), 1, limit=limit).load()
 
 
 def test_wrong_endings_and_empty_hdf5(tmp_path: Path) -> None:
@@ -318,17 +271,12 @@ def test_wrong_endings_and_empty_hdf5(tmp_path: Path) -> None:
         Table(str(tmp_path / "t.csv.gz"), 1).load()
 
 
-def text_of(columns: Any = None, values: Any = VALUES, **options: Any) -> str:
-    return pd.DataFrame(values, columns=columns).to_csv(**({"index": False} | options))
-
-
 def saved(header: str, delimiter: str = " ", **options: Any) -> str:
     out = io.StringIO()
     np.savetxt(out, VALUES, header=header, delimiter=delimiter, **options)
     return out.getvalue()
 
 
-WHOLE = np.random.default_rng(1).integers(0, 9, (40, 5))
 SHUFFLED = pd.DataFrame(VALUES, columns=list("abcuv")).sample(frac=1, random_state=0)
 HEADER, DATA, INDEX = "is taken for the header", "is taken for data", "a saved index, left out"
 

@@ -19,6 +19,7 @@ Kind = Literal["paper", "own experts", "real", "synthetic", "stand-in"]
 Standardize = Literal["none", "x", "xy"]
 ScaleTargets = Literal["none", "minmax", "standard"]
 EPS = float(np.finfo(np.float64).eps)
+ROUNDING = 8 * EPS  # deviations below this share of the mean may be float64's rounding of one number
 FAR = 1_000.0  # deviations from 0 beyond which float32 keeps less than 4 digits of a column's deviations
 
 
@@ -27,8 +28,8 @@ class RegressionData:
     """Inputs and targets of a regression problem, split, checked, with the facts that the theory needs.
 
     A column whose train mean is more than 1,000 standard deviations from 0 (seconds since 1970) would lose its
-    digits in float32. That mean is subtracted in float64 first, from train and test, inputs and targets alike;
-    `provenance["offset"]` and describe() say so.
+    digits in float32. That mean is subtracted in float64 first, from train and test, inputs and targets alike, and
+    from whole numbers beyond 2^53 (nanoseconds since 1970) in whole numbers; `provenance["offset"]` and describe() say so.
 
     Args:
         name: short name, used in the run directory and on figures.
@@ -71,7 +72,8 @@ class RegressionData:
             object.__setattr__(self, attribute, value)
 
         check_choices(self.name, self)
-        offset = {}
+        offset: dict[str, dict[str, float]] = dict(self.provenance.get("offset", {}))
+        notes = list[str]()
         for side, names in (("x", self.input_names), ("y", self.target_names)):
             train, test = getattr(self, f"{side}_train"), getattr(self, f"{side}_test")
             image = side == "x" and 4 in (np.ndim(train), np.ndim(test))
@@ -80,9 +82,21 @@ class RegressionData:
                 check(a, names, f"{self.name}: {side}_{s}") for a, s in ((train, "train"), (test, "test"))
             )
             if not image:
-                train, test, offset[side] = _centred_if_far(train, test)
-                train, test = (_single(a, names, f"{self.name}: {side}_{s}", offset[side])
-                               for a, s in ((train, "train"), (test, "test")))  # fmt: skip
+                train, test, taken = _centred_if_far(train, test)
+                single = [_single(a, names, f"{self.name}: {side}_{s}", taken)
+                          for a, s in ((train, "train"), (test, "test"))]  # fmt: skip
+                close = _too_close(train, names)
+                if close and side == "y":
+                    raise UserError(
+                        f"{self.name}: the train rows of target {close} differ by less than float32 has digits for; use "
+                        "other units, or data.standardize=xy"
+                    )
+                if close:
+                    notes.append(
+                        f"float32 has no digits for how little the train rows of input {close} differ"
+                    )
+                train, test = single
+                offset[side] = _added(offset.get(side, {}), names, taken)
             elif train.shape[1:] != test.shape[1:]:
                 raise UserError(
                     f"{self.name}: train inputs have shape {train.shape[1:]}, test inputs {test.shape[1:]}; "
@@ -94,13 +108,10 @@ class RegressionData:
         put("target_names", tuple(str(name) for name in self.target_names))
         put("dataset", self.dataset or self.name)
         self._check_rows()
-        moved = {
-            side: {str(n): float(v) for n, v in zip(names, offset[side], strict=True) if v}
-            for side, names in (("x", self.input_names), ("y", self.target_names))
-            if side in offset
-        }
-        if any(moved.values()):
-            put("provenance", {**self.provenance, "offset": moved})
+        if any(offset.values()):
+            put("provenance", {**self.provenance, "offset": offset})
+        if notes:
+            put("provenance", {**self.provenance, "notes": [*self.provenance.get("notes", ()), *notes]})
         found = self._digest()
         if self.sha256 not in ("", found):
             raise UserError(
@@ -123,7 +134,7 @@ class RegressionData:
         if still:
             raise UserError(
                 f"{self.name}: target {', '.join(map(repr, still))} is constant over the train rows (as float32); "
-                "there is nothing to regress on: leave it out of the targets, or rescale it if it is tiny"
+                "there is nothing to regress on: leave it out of the targets"
             )
 
     def _digest(self) -> str:
@@ -268,6 +279,7 @@ def mean_in_deviations(y: Array) -> float:
 
 def _matrix(values: Any, names: Sequence[str], what: str) -> Array:
     """`values` if they are real numbers (N, columns)."""
+    _unmasked(values, what)
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise UserError(f"{what} holds {array.dtype}, not real numbers; encode or leave out such columns")
@@ -276,20 +288,86 @@ def _matrix(values: Any, names: Sequence[str], what: str) -> Array:
     return array
 
 
-def _centred_if_far(train: Array, test: Array) -> tuple[Array, Array, Array]:
+def _unmasked(values: Any, what: str) -> None:
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise UserError(
+            f"{what}: a masked array with {np.ma.count_masked(values)} masked entries, whose mask would be lost; "
+            "leave these rows out, or fill them by .filled(...)"
+        )
+
+
+def beyond_float64(array: Array) -> dict[int, Array]:
+    """The columns of (N, d), by number, that hold whole numbers of more digits than float64 has."""
+    if array.dtype.kind not in "iuO" or array.dtype.itemsize < 8 or not len(array):
+        return {}
+    low, high = array.min(axis=0).tolist(), array.max(axis=0).tolist()
+    return {i: array[:, i] for i in range(array.shape[1]) if max(-low[i], high[i]) > 2**53}
+
+
+def without_offset(train: Array, test: Array) -> tuple[Array, Array, int]:
+    """Two parts (N,) of a column of whole numbers as float64, and what was subtracted from both before.
+
+    That is the whole number below the train mean where the rows lie far from 0, else 0.
+
+    Example:
+        >>> train, test, offset = without_offset(np.array([2**62, 2**62 + 2]), np.array([2**62 + 5]))
+        >>> train.tolist(), test.tolist(), offset == 2**62 + 1
+        ([-1.0, 1.0], [4.0], True)
+    """
+    train, test = train.astype(object), test.astype(object)  # Python's whole numbers have any length
+    low, high = min(train), max(train)
+    far = 0 < FAR * (high - low) < max(-low, high)
+    offset = sum(train) // len(train) if far else 0
+    return (train - offset).astype(np.float64), (test - offset).astype(np.float64), offset
+
+
+def _centred_if_far(train: Array, test: Array) -> tuple[Array, Array, list[float]]:
     """Both parts without the train mean of the columns that float32 cannot carry, and what was subtracted, (d,)."""
+    offset: list[float] = [0] * train.shape[1]
     if not len(train):
-        return train, test, np.zeros(train.shape[1])
+        return train, test, offset
+    whole = beyond_float64(train)
+    if whole:
+        raw, train, test = test, train.astype(np.float64), test.astype(np.float64)
+        for i, column in whole.items():
+            train[:, i], test[:, i], offset[i] = without_offset(column, raw[:, i])
     with np.errstate(all="ignore"):
-        mean, deviation = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
-        far = (deviation > 8 * EPS * abs(mean)) & (abs(mean) > FAR * deviation) & np.isfinite(mean)
+        mean, deviation = _mean_and_deviation(train)
+        far = (deviation > ROUNDING * abs(mean)) & (abs(mean) > FAR * deviation) & np.isfinite(mean)
         if not far.any():
-            return train, test, np.zeros(train.shape[1])
-        offset = np.where(far, mean, 0.0)
-        return train - offset, test - offset, offset
+            return train, test, offset
+        means = np.where(far, mean, 0.0)
+        return train - means, test - means, [a or b for a, b in zip(offset, means.tolist(), strict=True)]
 
 
-def _single(array: Array, names: Sequence[str], what: str, offset: Array) -> Array:
+def _mean_and_deviation(rows: Array) -> tuple[Array, Array]:
+    """Of each column, in float64."""
+    mean, deviation = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
+    far = np.flatnonzero(abs(mean) > FAR * deviation)
+    if len(far):  # the rounding of a sum of many such numbers would be a good part of the deviation
+        first = rows[0, far].astype(np.float64)
+        near = rows[:, far] - first
+        mean[far], deviation[far] = first + near.mean(axis=0), near.std(axis=0)
+    return mean, deviation
+
+
+def _added(before: dict[str, float], names: Sequence[str], taken: Sequence[float]) -> dict[str, float]:
+    """The offsets by name, of what was subtracted before and now; a name that is not alone is told by its column."""
+    named = [str(n) if list(names).count(n) == 1 else f"{n} (column {i})" for i, n in enumerate(names)]
+    total = {name: before.get(name, 0) + v for name, v in zip(named, taken, strict=True)}
+    return {name: v for name, v in total.items() if v}
+
+
+def _too_close(train: Array, names: Sequence[str]) -> str:
+    """The columns whose train rows lie so close to each other that float32 keeps less than 4 digits of that."""
+    if train.dtype.kind != "f" or not len(train):
+        return ""
+    spread = train.max(axis=0) - train.min(axis=0)
+    least = FAR * float(np.finfo(np.float32).smallest_subnormal)
+    return ", ".join(f"{n!r} ({v:.3g})" for n, v in zip(names, spread, strict=True) if 0 < v < least)
+
+
+def _single(array: Array, names: Sequence[str], what: str, offset: Sequence[float]) -> Array:
     """(N, columns) as float32, C-contiguous and finite; `offset` was subtracted before."""
     with np.errstate(over="ignore"):
         single = np.ascontiguousarray(array, dtype=np.float32)
@@ -305,6 +383,7 @@ def _single(array: Array, names: Sequence[str], what: str, offset: Array) -> Arr
 
 def _images(values: Any, names: Sequence[str], what: str) -> Array:
     """The array itself, if it is images (N, H, W, 3) of uint8."""
+    _unmasked(values, what)
     array = np.asanyarray(values)
     if array.ndim != 4 or array.dtype != np.uint8 or array.shape[3] != 3 or tuple(names) != ("image",):
         raise UserError(
@@ -353,16 +432,16 @@ def n_test_rows(n: int, test_size: float | int) -> int:
 def standardise(x_train: Array, x_test: Array) -> tuple[Array, Array, Array, Array]:
     """Centre and scale each column by mean and standard deviation (divided by N) of the train part.
 
-    Equal to scikit-learn's StandardScaler fitted on train; a constant column is divided by 1.
+    Equal to scikit-learn's StandardScaler fitted on train; a constant column is divided by 1. (For many rows far from 0
+    scikit-learn's takes more columns for constant.)
 
     Returns:
         x_train, x_test as fp64, and the mean (d,) and scale (d,) that were used.
     """
     train, test = np.asarray(x_train, np.float64), np.asarray(x_test, np.float64)
-    mean, variance = train.mean(axis=0), train.var(axis=0)
-    # below the rounding error of a variance the column is constant, and scaling would only blow up noise
-    constant = variance <= len(train) * EPS * variance + (len(train) * mean * EPS) ** 2
-    scale = np.where(constant, 1.0, np.sqrt(variance))
+    mean, scale = _mean_and_deviation(train)
+    # within the rounding of its numbers the column is constant, and scaling would only blow up noise
+    scale = np.where(scale <= ROUNDING * abs(mean), 1.0, scale)
     return (train - mean) / scale, (test - mean) / scale, mean, scale
 
 

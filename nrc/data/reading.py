@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def is_number(cell: str) -> bool:
+    """Whether a cell of a text table is a number: digits of ASCII, where Python would take 1_1 and other scripts too."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return cell.isascii() and "_" not in cell
+
+
 @contextlib.contextmanager
 def one_line(file: Path, what: str) -> Iterator[None]:
     """Turn whatever a reader raises for a damaged file into one line that names the file."""
@@ -47,6 +57,11 @@ def one_line(file: Path, what: str) -> Iterator[None]:
         text = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, PermissionError):
             raise UserError(f"{file} may not be read by you; change its permissions or copy it") from error
+        if isinstance(error, UnicodeDecodeError):
+            raise UserError(
+                f"{file} cannot be read as {what}: it is not UTF-8 text (UTF-16 or latin-1, as Excel writes it? {text[:80]}); "
+                "save it as UTF-8"
+            ) from error
         if "pickle" in text.lower() or "Python objects" in text:
             raise UserError(
                 f"{file} holds pickled objects, which could run code, or is no {what} file at all; "
@@ -82,19 +97,27 @@ def open_hdf5(file: Path) -> Iterator[Any]:
         yield archive
 
 
-def array_of(file: Path, archive: Any, key: str, rows: int | None) -> Any:
-    """The first rows of an HDF5 array whose stated size the file can hold.
+def array_of(file: Path, archive: Any, key: str) -> Any:
+    """An HDF5 array, not read yet, whose stated size the file can hold and of which all was written.
 
-    A damaged header may state any size, and HDF5 would fill what is not there with zeros.
+    A damaged header may state any size, a recording may have ended early, and HDF5 fills what is not there with zeros.
     """
     array = archive[key]
+    if array.shape is None:
+        raise UserError(f"{file}: {key} is empty (no shape and no numbers); write it again")
     # nothing that the format's own compression makes shrinks more than 1032-fold
     if array.nbytes > 1032 * file.stat().st_size:
         raise UserError(
             f"{file}: {key} states the shape {array.shape}, more than {file.stat().st_size} bytes can hold; "
             "get or write it again"
         )
-    return array[:rows]
+    chunks = array.chunks and math.prod(-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True))
+    if array.size and (array.id.get_storage_size() == 0 or (chunks and array.id.get_num_chunks() < chunks)):
+        raise UserError(
+            f"{file}: {key} states the shape {array.shape}, but not all of it was ever written, and what was not would be "
+            "read as zeros; write it whole, or copy the rows that were written"
+        )
+    return array
 
 
 def require_pyarrow(file: Path) -> None:

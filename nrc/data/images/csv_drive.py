@@ -11,6 +11,7 @@ import numpy as np
 from nrc.data.base import Array
 from nrc.data.images.frames import ImageFrames, listed
 from nrc.data.images.store import Store, is_image
+from nrc.data.reading import is_number
 from nrc.errors import UserError
 
 USUAL = {
@@ -108,10 +109,7 @@ def _column(where: str, header: list[str], kind: str, given: str | None) -> int 
 def _numbers(where: str, rows: list[list[str]], column: int, name: str) -> Array:
     values = np.empty(len(rows))
     for number, row in enumerate(rows):
-        try:
-            values[number] = float(row[column])
-        except ValueError:
-            values[number] = math.nan
+        values[number] = float(row[column]) if is_number(row[column]) else math.nan
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise UserError(

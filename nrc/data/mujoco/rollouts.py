@@ -135,9 +135,9 @@ def read_d4rl(file: Path, rows: int) -> tuple[Array, Array]:
                 f"{file} has no {' and '.join(missing)} "
                 f"(it has {', '.join(islice(archive, 8)) or 'nothing'}); expected the keys of D4RL"
             )
-        x, y = (array_of(file, archive, key, rows).astype(np.float64) for key in ("observations", "actions"))
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not len(x):
-        raise UserError(
-            f"{file}: observations {x.shape}, actions {y.shape}; expected (N, d) and (N, n) with N > 0"
-        )
-    return x, y
+        x, y = (array_of(file, archive, key) for key in ("observations", "actions"))
+        if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not len(x):
+            raise UserError(
+                f"{file}: observations {x.shape}, actions {y.shape}; expected (N, d) and (N, n) with N > 0"
+            )
+        return x[:rows].astype(np.float64), y[:rows].astype(np.float64)

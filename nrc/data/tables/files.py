@@ -1,13 +1,13 @@
 """Read a file of numbers, of whatever format, into one fp64 matrix with column names."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nrc.data.base import Array
+from nrc.data.base import Array, beyond_float64
 from nrc.data.reading import array_of, existing, one_line, open_hdf5
 from nrc.errors import UserError
 
@@ -24,6 +24,7 @@ class Columns:
     named: the names come from the file.
     n_targets: the file itself says that its last n_targets columns are the targets.
     notes: what was decided about the file's layout, as lines for the user.
+    whole: the columns, by number, of whole numbers that float64 cannot carry, as they are in the file.
     """
 
     values: Array
@@ -31,6 +32,7 @@ class Columns:
     named: bool
     n_targets: int | None = None
     notes: tuple[str, ...] = ()
+    whole: dict[int, Array] = field(default_factory=dict)
 
 
 def read(path: str | Path, limit: int | None = None, header: bool | None = None) -> Columns:
@@ -71,12 +73,13 @@ def read_pair(x_path: str | Path, y_path: str | Path, limit: int | None = None) 
     for file in (x_file, y_file):
         if file.suffix.lower() != ".npy":
             raise UserError(f"{file} is not a .npy file; a pair must be x.npy,y.npy")
-    columns = _joined(f"{x_file}, {y_file.name}", _load_npy(x_file, limit), _load_npy(y_file, limit))
-    return _checked(Path(f"{x_file},{y_file.name}"), columns)
+    where, keys = Path(f"{x_file},{y_file.name}"), ("the array of inputs", "the array of targets")
+    files = dict(zip(keys, (x_file, y_file), strict=True))
+    return _checked(where, _joined(where, *keys, lambda key: _load_npy(files[key]), limit))
 
 
 def _checked(file: Path, columns: Columns) -> Columns:
-    if not len(columns.values):
+    if not columns.values.size:
         raise UserError(f"{file} has no rows of numbers; write or download it again")
     bad = np.argwhere(~np.isfinite(columns.values))
     if len(bad):
@@ -95,27 +98,27 @@ def _npz(file: Path, limit: int | None) -> Columns:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise UserError(f"{file} is a single array, not an npz archive; rename it to .npy")
         with archive:
-            return _choose(file, list(archive.files), lambda key: _numbers(file, archive[key], key)[:limit])
+            return _choose(file, list(archive.files), lambda key: archive[key], limit)
 
 
 def _npy(file: Path, limit: int | None) -> Columns:
-    return _plain(_two_dimensional(file, _load_npy(file, limit), "the array"))
+    return _plain(file, "the array", _load_npy(file), limit)
 
 
-def _load_npy(file: Path, limit: int | None) -> Array:
+def _load_npy(file: Path) -> Array:
     with one_line(file, "npy"):
         # mapped, because a damaged header may state a size that the file does not have
         array = np.load(file, allow_pickle=False, mmap_mode="r")
         if not isinstance(array, np.ndarray):
             raise UserError(f"{file} is an npz archive; rename it to .npz")
-        return _numbers(file, array, "the array")[:limit]
+        return array
 
 
 def _hdf5(file: Path, limit: int | None) -> Columns:
     import h5py
 
     with open_hdf5(file) as archive:
-        keys = [key for key in archive if isinstance(archive[key], h5py.Dataset) and archive[key].ndim]
+        keys = [key for key in archive if isinstance(archive[key], h5py.Dataset) and archive[key].shape != ()]
         inner: list[str] = []
         archive.visititems(
             lambda name, item: inner.append(name) if "/" in name and isinstance(item, h5py.Dataset) else None
@@ -125,23 +128,24 @@ def _hdf5(file: Path, limit: int | None) -> Columns:
                 f"{file} holds {len(inner)} array{'s' * (len(inner) > 1)} in groups ({', '.join(inner[:3])}"
                 f"{', ...' if len(inner) > 3 else ''}), which are not read; write two arrays named x and y at its top"
             )
-        return _choose(file, keys, lambda key: _numbers(file, array_of(file, archive, key, limit), key))
+        return _choose(file, keys, lambda key: array_of(file, archive, key), limit)
 
 
-def _choose(file: Path, keys: list[str], get: Callable[[str], Array]) -> Columns:
+def _choose(file: Path, keys: list[str], get: Callable[[str], Any], limit: int | None) -> Columns:
     """The pair of arrays that a file holds under a known pair of names, or its only matrix."""
     for x_key, y_key in PAIRS:
         if x_key in keys and y_key in keys:
-            return _joined(f"{file} ({x_key}, {y_key})", get(x_key), get(y_key))
+            return _joined(file, x_key, y_key, get, limit)
     if len(keys) == 1:
-        return _plain(_two_dimensional(file, get(keys[0]), keys[0]))
+        return _plain(file, keys[0], get(keys[0]), limit)
     raise UserError(
         f"{file} holds {', '.join(keys[:12]) or 'no arrays'}; expected two arrays named x and y "
         "(or observations and actions), or one single matrix"
     )
 
 
-def _numbers(file: Path, array: Array, key: str) -> Array:
+def _matrix(file: Path, key: str, array: Any, column: bool = False) -> Any:
+    """`array`, of which nothing is read yet, if it is numbers (N, c); or (N,) where one `column` will do."""
     if array.dtype.names:
         raise UserError(
             f"{file}: {key} has named fields ({', '.join(array.dtype.names[:6])}); save it as a plain matrix "
@@ -151,25 +155,27 @@ def _numbers(file: Path, array: Array, key: str) -> Array:
         raise UserError(f"{file}: {key} holds {array.dtype}, not numbers; save it as floats")
     if array.ndim == 0:
         raise UserError(f"{file}: {key} is a single number; expected a matrix (rows, columns)")
-    return array.astype(np.float64)
-
-
-def _two_dimensional(where: Any, array: Array, key: str) -> Array:
-    if array.ndim != 2:
-        raise UserError(f"{where}: {key} has shape {array.shape}; expected a matrix (rows, columns)")
+    if array.ndim != 2 and not (column and array.ndim == 1):
+        raise UserError(f"{file}: {key} has shape {array.shape}; expected a matrix (rows, columns)")
     return array
 
 
-def _plain(array: Array) -> Columns:
-    return Columns(array, tuple(f"column {i}" for i in range(array.shape[1])), named=False)
+def _plain(file: Path, key: str, array: Any, limit: int | None) -> Columns:
+    array = _matrix(file, key, array)[:limit]
+    names = tuple(f"column {i}" for i in range(array.shape[1]))
+    return Columns(array.astype(np.float64), names, named=False, whole=beyond_float64(array))
 
 
-def _joined(where: str, x: Array, y: Array) -> Columns:
-    x = _two_dimensional(where, x, "the inputs")
-    y = _two_dimensional(where, y[:, None] if y.ndim == 1 else y, "the targets")
+def _joined(file: Path, x_key: str, y_key: str, get: Callable[[str], Any], limit: int | None) -> Columns:
+    x, y = _matrix(file, x_key, get(x_key)), _matrix(file, y_key, get(y_key), column=True)
     if len(x) != len(y):
         raise UserError(
-            f"{where}: {len(x)} rows of inputs but {len(y)} of targets; give one target row per input row"
+            f"{file}: {len(x)} rows of inputs but {len(y)} of targets; give one target row per input row"
         )
-    names = tuple(f"x{i}" for i in range(x.shape[1])) + tuple(f"y{i}" for i in range(y.shape[1]))
-    return Columns(np.hstack([x, y]), names, named=True, n_targets=y.shape[1])
+    x, y = x[:limit], y[:limit]
+    y = y[:, None] if y.ndim == 1 else y
+    d = x.shape[1]
+    names = tuple(f"x{i}" for i in range(d)) + tuple(f"y{i}" for i in range(y.shape[1]))
+    whole = beyond_float64(x) | {d + i: column for i, column in beyond_float64(y).items()}
+    values = np.hstack([x.astype(np.float64), y.astype(np.float64)])
+    return Columns(values, names, True, y.shape[1], whole=whole)

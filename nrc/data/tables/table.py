@@ -15,6 +15,7 @@ from nrc.data.base import (
     n_test_rows,
     standardised,
     train_test_split_indices,
+    without_offset,
 )
 from nrc.data.reading import existing, expanded, sha256
 from nrc.data.settings import FRACTIONS, INF, ROWS, SEEDS, DataSource
@@ -29,14 +30,15 @@ class Table(DataSource):
     """A csv (also gzipped), npz, npy, HDF5 or parquet file, or a pair x.npy,y.npy.
 
     A csv has a header when its first row is not all numbers, or when its numbers can only be names (0, 1, 2 or years
-    above rows that do not count up); what is in doubt is said and `header` decides. Excel's first line sep=; and the
-    comments of numpy.savetxt are understood, and an index that pandas saved is left out. An npz or HDF5 file holds x
-    and y (or observations and actions), or one single matrix. Pickles are refused: they could run code.
+    above rows that do not count up, wavelengths far from all numbers below); what is in doubt is said and `header`
+    decides. Excel's first line sep=; and the comments of numpy.savetxt are understood. An index that pandas saved is left
+    out of a csv, and of parquet where it has no name. An npz or HDF5 file holds x and y (or observations and actions), or
+    one single matrix. Pickles are refused: they could run code.
 
     Args:
         path: the file; for a pair "x.npy,y.npy" or a list of two.
         targets: k for the last k columns, or names (a list, or one comma-separated string), or a list of
-            column numbers from 0. Not needed when the file tells inputs from targets.
+            column numbers from 0, where no other column is named so. Not needed when the file tells inputs from targets.
         test_path: a second file with the same columns: the test rows; all rows of `path` are then train rows.
         test_fraction: share of the rows for testing, rounded up, when there is no test_path.
         split: "random" (scikit-learn's train_test_split, random_state=split_seed), "order" (last rows test).
@@ -71,6 +73,8 @@ class Table(DataSource):
     def __post_init__(self) -> None:
         if not self.path:
             raise UserError("data.path is missing; give a file of numbers, e.g. data.path=measurements.csv")
+        if isinstance(self.targets, np.ndarray | np.generic):
+            object.__setattr__(self, "targets", self.targets.tolist())
         self.check(test_fraction=FRACTIONS, split_seed=SEEDS, limit=(3, INF))
         if isinstance(self.targets, (bool, float, dict)) or (
             isinstance(self.targets, int) and self.targets < 1
@@ -108,19 +112,29 @@ class Table(DataSource):
             raise UserError(
                 f"{where}: all {len(columns.names)} columns are targets; leave at least one input column"
             )
+        notes = list(columns.notes)
         if self.test_path:
             files = files + self._files("test_path")
-            train, test = columns.values, self._read_test(columns)
+            other = self._read_test(columns)
+            # not said twice where it is said of the first file
+            notes += [f"{files[-1].name}: {note}" for note in other.notes if note not in notes]
+            rows = np.arange(len(columns.values)), np.arange(len(other.values))
         else:
-            train, test = self._divide(where, columns)
+            other, rows = columns, self._divide(where, len(columns.values))
+        train, test = columns.values[rows[0]], other.values[rows[1]]
+        offset: dict[str, dict[str, float]] = {"x": {}, "y": {}}
+        for i, column in columns.whole.items():
+            parts = column[rows[0]], other.whole.get(i, other.values[:, i])[rows[1]]
+            train[:, i], test[:, i], taken = without_offset(*parts)
+            offset["y" if i in chosen else "x"] |= {columns.names[i]: taken} if taken else {}
         arrays, done = standardised(
             self.standardize, train[:, inputs], train[:, chosen], test[:, inputs], test[:, chosen]
         )
         split = "test file" if self.test_path else self.split
         provenance: dict[str, Any] = {
-            "source": "table", "files": {file.name: sha256(file) for file in files}, "split": split,
+            "source": "table", "files": _digests(files), "split": split,
             "split_seed": self.split_seed if split == "random" else None, "limit": self.limit,
-            "notes": list(columns.notes), **done,
+            "notes": notes, **({"offset": offset} if any(offset.values()) else {}), **done,
         }  # fmt: skip
         names = tuple(columns.names[i] for i in inputs), tuple(columns.names[i] for i in chosen)
         try:
@@ -155,7 +169,7 @@ class Table(DataSource):
             return read_pair(files[0], files[1], self.limit)
         return read(existing(files[0], f"data.{option}"), self.limit, self.header)
 
-    def _read_test(self, columns: Columns) -> Any:
+    def _read_test(self, columns: Columns) -> Columns:
         test = self._read("test_path")
         if test.names != columns.names or test.n_targets != columns.n_targets:
             raise UserError(
@@ -163,25 +177,32 @@ class Table(DataSource):
                 f"not those of {self._where('path')} ({', '.join(columns.names[:6])}); "
                 "give both files the same columns in the same order"
             )
-        return test.values
+        return test
 
-    def _divide(self, where: str, columns: Columns) -> tuple[Any, Any]:
-        n = len(columns.values)
+    def _divide(self, where: str, n: int) -> tuple[Any, Any]:
+        """Numbers of the train and of the test rows."""
         n_test = n_test_rows(n, float(self.test_fraction)) if n >= 3 else n
         if n - n_test < 2:
             raise UserError(
-                f"{where}: {n} rows are too few for train and test; give more rows or a data.test_path"
+                f"{where}: {n} rows are too few for train and test at data.test_fraction={self.test_fraction:g}; lower "
+                "it, give more rows or a data.test_path"
             )
-        order = np.arange(n)
-        train, test = order[: n - n_test], order[n - n_test :]
         if self.split == "random":
-            train, test = train_test_split_indices(n, float(self.test_fraction), self.split_seed)
-        return columns.values[train], columns.values[test]
+            return train_test_split_indices(n, float(self.test_fraction), self.split_seed)
+        return np.arange(n - n_test), np.arange(n - n_test, n)
+
+
+def _digests(files: list[Path]) -> dict[str, str]:
+    """sha256 by file name; by the whole path where two files have one name."""
+    names = [file.name for file in files]
+    return {file.name if names.count(file.name) == 1 else str(file): sha256(file) for file in files}
 
 
 def _target_columns(where: str, columns: Columns, targets: Any) -> list[int]:
     """Column numbers of the targets."""
     count = len(columns.names)
+    if count < 2:
+        raise UserError(f"{where} has {count} column; at least one input and one target are needed")
     if columns.n_targets is not None and targets in (None, columns.n_targets):
         return list(range(count - columns.n_targets, count))
     if columns.n_targets is not None and isinstance(targets, int):
@@ -192,8 +213,10 @@ def _target_columns(where: str, columns: Columns, targets: Any) -> list[int]:
         raise UserError(f"{where}: data.targets is missing; say which columns are the targets, {NEEDED}")
     if isinstance(targets, int):
         if targets >= count:
+            named = columns.named and str(targets) in columns.names
+            hint = f"; for the column named {targets} write 'data.targets=[\"{targets}\"]'" if named else ""
             raise UserError(
-                f"{where} has {count} columns, but data.targets={targets}; at most {count - 1} can be targets"
+                f"{where} has {count} columns, but data.targets={targets}; at most {count - 1} can be targets{hint}"
             )
         return list(range(count - targets, count))
     if isinstance(targets, str):
@@ -208,11 +231,19 @@ def _target_columns(where: str, columns: Columns, targets: Any) -> list[int]:
 
 def _column(where: str, columns: Columns, target: Any) -> int:
     names = columns.names
-    if not columns.named and isinstance(target, str) and target.isdigit():
+    if not columns.named and isinstance(target, str) and re.fullmatch("[0-9]+", target):
         target = int(target)
     if isinstance(target, int) and not isinstance(target, bool):
+        named = names.index(str(target)) if columns.named and str(target) in names else None
         if 0 <= target < len(names):
-            return target
+            if named in (None, target):
+                return target
+            raise UserError(
+                f"{where}: data.targets={target} may be the column named {target} or column number {target}, named "
+                f"{names[target]!r}; write 'data.targets=[\"{target}\"]' or 'data.targets=[\"{names[target]}\"]' for the one that is meant"
+            )
+        if named is not None:
+            return named
         raise UserError(f"{where}: there is no column {target}; columns are numbered 0 to {len(names) - 1}")
     if str(target) in names and columns.named:
         return names.index(str(target))

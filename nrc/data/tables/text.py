@@ -2,21 +2,27 @@
 
 import csv
 import gzip
+import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nrc.data.reading import one_line, require_pyarrow
+from nrc.data.base import Array, beyond_float64
+from nrc.data.reading import is_number, one_line, require_pyarrow
 from nrc.data.tables.files import Columns
 from nrc.errors import UserError
 
-LOOK = 40  # lines in which the layout shows
+LOOK = 40  # lines, besides comments, in which the layout shows
+COMMENTS = ("#", "%")
+QUOTED, OPEN = r'"[^"]*"', r'(^|[;,\t|])\s*"'  # a whole quoted cell, and the beginning of one
+WHOLE = re.compile(r"[+-]?\d{1,300}")  # as float64 holds
 SEPARATORS = (";", "\t", ",", "|")
 BLANKS = r"\s+"
 EXCEL = re.compile(r'^"?sep=(.)"?\s*$', re.IGNORECASE | re.DOTALL)  # its first line may name the separator
@@ -34,7 +40,8 @@ class Layout:
     Attributes:
         separator: a character, or a pattern of blanks.
         skip: lines before the first row.
-        header: whether that row names the columns.
+        first: the cells of that row.
+        header: whether it names the columns.
         names: names that a comment above the rows gives; None: it gives none.
         comment: the character that begins comments; "" if there are none.
         notes: what was decided, for the user.
@@ -42,6 +49,7 @@ class Layout:
 
     separator: str
     skip: int
+    first: tuple[str, ...]
     header: bool
     names: tuple[str, ...] | None
     comment: str
@@ -62,32 +70,60 @@ def layout_of(lines: Sequence[str], header: bool | None = None) -> Layout:
         excel = EXCEL.match(line)
         if excel and number == 0:
             separator, skip = excel[1], 1
-        elif line.lstrip().startswith(("#", "%")):
+        elif line.lstrip().startswith(COMMENTS):
             comment = line.lstrip()[0]
             comments.append(line.strip().lstrip(f"{comment} "))
             skip = number + 1
         elif line.strip():
             break
-    rows = [line for line in lines[skip:] if line.strip()]
-    rows = [row for row in rows if not (comment and row.lstrip().startswith(comment))]
+    rows = [line for line in lines[skip:] if not (comment and line.lstrip().startswith(comment))]
+    rows = [row for row in _records(rows) if row.strip()]
     separator = separator or _separator(rows)
     table = [_cells(row, separator) for row in rows]
     names, notes = None, list[str]()
-    if comments and table and not header:
+    if comments and table and not any(map(_is_name, table[0])):  # else the first row has names itself
         guesses = (_cells(comments[-1], s) for s in (separator, *SEPARATORS, BLANKS))
         names = next((tuple(cells) for cells in guesses if len(cells) == len(table[0])), None)
-        if names is not None and any(_is_name(cell) for cell in table[0]):
-            names = None  # the first row has names itself
+    if names is not None and header:
+        above = "it is data, named by the comment above it"
+        names, notes = None, [_said(table[0], "the header", "null", above)]
     if names is None and table and header is None:
         header, notes = _is_header(table[0], table[1:])
         if not header and '"' in rows[0] and len(rows) > 1 and not any('"' in row for row in rows[1:]):
             header, notes = True, [_said(table[0], "the header", "false", "it is data")]
-    return Layout(separator, skip, bool(header) and names is None, names, comment, tuple(notes))
+    first = tuple(table[0]) if table else ()
+    return Layout(separator, skip, first, bool(header) and names is None, names, comment, tuple(notes))
+
+
+def _first_lines(stream: Iterable[str]) -> list[str]:
+    """The lines that show the layout: LOOK of them that are no comments, and the comments among them."""
+    lines, found = list[str](), 0
+    for line in stream:
+        lines.append(line.rstrip("\r\n"))
+        found += not line.lstrip().startswith(COMMENTS)
+        if found == LOOK:
+            break
+    return lines
+
+
+def _records(lines: Sequence[str]) -> list[str]:
+    """The rows that these lines are: a quoted cell may hold line ends."""
+    records = list[str]()
+    for line in lines:
+        if records and re.search(OPEN, re.sub(QUOTED, "", records[-1])):
+            records[-1] += f"\n{line}"
+        else:
+            records.append(line)
+    if records and re.search(
+        OPEN, re.sub(QUOTED, "", records[-1])
+    ):  # it never ends: no quote but, say, inches
+        records[-1:] = records[-1].split("\n")
+    return records
 
 
 def _separator(rows: list[str]) -> str:
     """The first of the usual ones that cuts the first two rows into as many cells; quoted text may hold any."""
-    first, second = (re.sub(r'"[^"]*"', "", row) for row in (rows * 2)[:2]) if rows else ("", "")
+    first, second = (re.sub(QUOTED, "", row) for row in (rows * 2)[:2]) if rows else ("", "")
     there = [s for s in SEPARATORS if s in first]
     return next((s for s in there if first.count(s) == second.count(s)), there[0] if there else BLANKS)
 
@@ -99,7 +135,7 @@ def _cells(row: str, separator: str) -> list[str]:
 
 
 def _is_name(cell: str) -> bool:
-    return cell.lower() not in MISSING and not _is_number(cell)
+    return cell.lower() not in MISSING and not is_number(cell)
 
 
 def _is_header(first: list[str], below: list[list[str]]) -> tuple[bool, list[str]]:
@@ -107,24 +143,29 @@ def _is_header(first: list[str], below: list[list[str]]) -> tuple[bool, list[str
 
     It does if a cell of it is neither a number nor stands for a missing one. Whole numbers alone (column numbers,
     years) do if they rise evenly and no row below does, or if they rise and the numbers below are not whole; others
-    (wavelengths) if they rise evenly, no row below does, and each lies beyond its column.
+    (wavelengths) if they rise evenly, no row below does, and each lies beyond its column. Three or more that rise or
+    fall do if each lies far from all that is below.
     """
     if any(map(_is_name, first)):
-        odd = sum(map(_is_number, first)) > len(first) / 2 and not _rises([c for c in first if _is_number(c)])
+        odd = sum(map(is_number, first)) > len(first) / 2 and not _rises([c for c in first if is_number(c)])
         return True, [_said(first, "the header", "false", "it is data")] if odd else []
     numbers = first[1:] if first and not first[0] else first  # above a saved index stands no name
-    if not _rises(numbers):
-        return False, []
-    columns = [[cell for cell in column if _is_number(cell)] for column in zip(*below, strict=False)]
+    columns = [[cell for cell in column if _is_finite(cell)] for column in zip(*below, strict=False)]
     columns = columns[len(first) - len(numbers) :]
-    even = len(numbers) > 2 and _even(numbers) and not any(_rises(row) and _even(row) for row in below)
+    rises, falls = _rises(numbers), _rises(numbers[::-1])
+    even = len(numbers) > 2 and rises and _even(numbers) and not any(_rises(r) and _even(r) for r in below)
     whole = all(re.fullmatch(r"[+-]?\d+", cell) for cell in numbers)
     broken = [column for column in columns if any("." in cell for cell in column)]
     other = broken and all("." in cell or "e" in cell.lower() for column in broken for cell in column)
-    beyond = all(_beyond(float(n), _values(c)) for n, c in zip(numbers, columns, strict=False))
-    if (even or other) if whole else (even and beyond):
+    own = [(float(n), _values(c)) for n, c in zip(numbers, columns, strict=False) if _is_finite(n)]
+    beyond = all(_beyond(n, column) for n, column in own)
+    enough = len(below) > 2 and all(columns) and len(columns) == len(numbers)
+    reach = np.array([_reach(column) for _, column in own if enough]).T  # lows, highs
+    clear = enough and len(own) > 2 and (rises or falls) and not any(_within(n, reach) for n, _ in own)
+    if clear or (rises and ((even or other) if whole else (even and beyond))):
         return True, [_said(first, "the header", "false", "it is data")]
-    if whole and _even(numbers):
+    strange = enough and sum(not _within(n, _reach(column)) for n, column in own) > len(own) / 2
+    if strange or (whole and (rises or falls) and _even(numbers)):
         return False, [_said(first, "data, not for the header", "true", "it names the columns")]
     return False, []
 
@@ -138,9 +179,23 @@ def _beyond(value: float, column: Any) -> bool:
     return not len(column) or not column.min() <= value <= column.max()
 
 
+def _is_finite(cell: str) -> bool:
+    return is_number(cell) and math.isfinite(float(cell))
+
+
+def _reach(column: Any) -> tuple[float, float]:
+    """The range of a column, widened by its width on both sides: what lies outside is far from it."""
+    low, high = column.min(), column.max()
+    return 2 * low - high, 2 * high - low
+
+
+def _within(value: float, reach: Any) -> bool:
+    return bool(((reach[0] <= value) & (value <= reach[1])).any())
+
+
 def _rises(cells: Sequence[str]) -> bool:
     """Whether these are two or more numbers, each larger than the one before."""
-    return len(cells) >= 2 and all(map(_is_number, cells)) and bool((np.diff(_values(cells)) > 0).all())
+    return len(cells) >= 2 and all(map(is_number, cells)) and bool((np.diff(_values(cells)) > 0).all())
 
 
 def _even(cells: Sequence[str]) -> bool:
@@ -150,14 +205,6 @@ def _even(cells: Sequence[str]) -> bool:
 
 def _values(cells: Sequence[str]) -> Any:
     return np.array([float(cell) for cell in cells])
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def read_csv(file: Path, limit: int | None, header: bool | None = None) -> Columns:
@@ -170,13 +217,9 @@ def read_csv(file: Path, limit: int | None, header: bool | None = None) -> Colum
             if stream.read(2) == b"\x1f\x8b" and opener is open:
                 raise UserError(f"{file} is compressed by gzip; rename it to {file.name}.gz")
         with opener(file, "rt", encoding="utf-8-sig", newline="") as stream:
-            lines = [line.rstrip("\r\n") for line in islice(stream, LOOK)]
-        if len(lines) == 1:  # old line ends
-            lines = lines[0].split("\r")[:LOOK]
-        layout = layout_of(lines, header)
+            layout = layout_of(_first_lines(stream), header)
         if layout.header:
-            first = next(line for line in lines[layout.skip :] if line.strip())
-            _distinct(file, _cells(first, layout.separator))
+            _distinct(file, layout.first)
         with warnings.catch_warnings():
             # pandas 2 needs float_precision for exact decimals, later ones call it deprecated
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -203,22 +246,33 @@ def read_csv(file: Path, limit: int | None, header: bool | None = None) -> Colum
 
 
 def read_parquet(file: Path, limit: int | None) -> Columns:
-    """Columns of numbers; rows are in the file's order, whatever index pandas saved."""
+    """Columns of numbers; rows are in the file's order. A named index is a column, as it would be in a csv."""
     import pandas as pd
 
     require_pyarrow(file)
     with one_line(file, "parquet"):
-        frame = pd.read_parquet(file, engine="pyarrow").reset_index(drop=True)
+        frame = pd.read_parquet(file, engine="pyarrow").iloc[:limit]
+        index, named = frame.index, [name is not None for name in frame.index.names]
+        left_out = not all(named) and not isinstance(index, pd.RangeIndex)
+        frame = frame.reset_index(drop=True)
+        if any(named):
+            frame = pd.concat([index.to_frame(index=False).loc[:, named], frame], axis=1)
         _distinct(file, [str(name) for name in frame.columns])
-    return _from_frame(file, frame if limit is None else frame.iloc[:limit], named=True)
+    notes = ("the index of the rows has no name and is left out",) if left_out else ()
+    return _from_frame(file, frame, True, notes)
 
 
 def _distinct(file: Path, names: Sequence[str]) -> None:
     """Refuse two columns of one name: which of them is meant would be a guess."""
-    named = [name.strip() for name in names if name.strip()]
+    named = [joined for name in names if (joined := _on_one_line(name))]
     twice = [name for name in named if named.count(name) > 1]
     if twice:
         raise UserError(f"{file}: {named.count(twice[0])} columns are named {twice[0]!r}; rename them")
+
+
+def _on_one_line(name: str) -> str:
+    """A quoted name may hold line ends, which would break every message that names it."""
+    return " ".join(name.split())
 
 
 def _from_frame(file: Path, frame: Any, named: bool, notes: tuple[str, ...] = ()) -> Columns:
@@ -227,28 +281,41 @@ def _from_frame(file: Path, frame: Any, named: bool, notes: tuple[str, ...] = ()
         frame = frame.iloc[:, 1:]
     if named and INDEX.fullmatch(str(frame.columns[0])):
         notes += (f"the first column, {frame.columns[0]!r}, has no name in the file and is kept",)
-    # a quoted name may hold line ends, which would break every message that names it
-    names = tuple(
-        " ".join(str(name).split()) if named else f"column {i}" for i, name in enumerate(frame.columns)
-    )
-    values = np.empty(frame.shape, np.float64)
+    names = tuple(_on_one_line(str(name)) if named else f"column {i}" for i, name in enumerate(frame.columns))
+    values, whole = np.empty(frame.shape, np.float64), dict[int, Array]()
     for i, name in enumerate(names):
-        column = frame.iloc[:, i]
-        try:
-            if column.dtype.kind in "mM":  # a date would silently become nanoseconds
-                raise TypeError("dates")
-            values[:, i] = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        except (ValueError, TypeError, OverflowError) as error:
-            bad = ((r, c) for r, c in enumerate(column) if not _plain_number(c))
-            row, cell = next(bad, (0, column.iloc[0]))
-            comma = re.fullmatch(r"[+-]?\d+,\d+", str(cell))
-            remedy = "write decimal points" if comma else "drop the column or encode it as numbers"
-            raise UserError(
-                f"{file}: column {name!r} is not numeric (data row {row + 1} is {str(cell)[:40]!r}); {remedy}"
-            ) from error
+        column = _numbers(file, name, frame.iloc[:, i])
+        values[:, i] = column
+        if beyond_float64(column[:, None]):
+            whole[i] = column
         if named and len(values) > 2 and (np.diff(values[:, i]) == 1).all():
             notes += (f"column {name!r} counts the rows; take it out of the file if it is no measurement",)
-    return Columns(values, names, named, notes=tuple(dict.fromkeys(notes)))
+    return Columns(values, names, named, notes=tuple(dict.fromkeys(notes)), whole=whole)
+
+
+def _numbers(file: Path, name: str, column: Any) -> Array:
+    """A column of a frame as numbers, whole ones with all their digits; what is missing is NaN."""
+    missing = column.isna()
+    kind = column.dtype.kind
+    if kind in "iu" and not missing.any():
+        return np.asarray(column.to_numpy(f"{kind}8"))
+    if kind in "iufb":
+        return np.asarray(column.to_numpy(np.float64, na_value=np.nan))
+    # text and objects: what Python or pandas would make numbers of (dates, 1_1) is more than what is meant as one
+    cells = [math.nan if gone else cell for cell, gone in zip(column, missing, strict=True)]
+    row = next((row for row, cell in enumerate(cells) if not _plain_number(cell)), None)
+    if row is None:
+        whole = all(isinstance(c, int) or (isinstance(c, str) and WHOLE.fullmatch(c.strip())) for c in cells)
+        return np.array([int(c) for c in cells], object) if whole else np.array([float(c) for c in cells])
+    shown = str(cells[row])[:40]
+    remedy = "drop the column or encode it as numbers"
+    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", shown):
+        remedy = (
+            "write it without thousands separators (or, if that is a decimal comma, with a decimal point)"
+        )
+    elif re.fullmatch(r"[+-]?\d+,\d+", shown):
+        remedy = "write decimal points"
+    raise UserError(f"{file}: column {name!r} is not numeric (data row {row + 1} is {shown!r}); {remedy}")
 
 
 def _is_index(frame: Any) -> bool:
@@ -260,4 +327,6 @@ def _is_index(frame: Any) -> bool:
 
 
 def _plain_number(cell: Any) -> bool:
-    return isinstance(cell, (int, float, np.number)) or (isinstance(cell, str) and _is_number(cell))
+    if isinstance(cell, str):
+        return is_number(cell)
+    return isinstance(cell, Real | Decimal | np.bool_)
