@@ -113,6 +113,7 @@ class Moments:
         self.n = 0
         self.feature_eps = 0.0  # relative rounding of the features as they came, e.g. 1.2e-7 for float32
         self.target_eps = 0.0
+        self._longest: Tensor | float = 0.0
 
     def update(self, features: Any, targets: Any) -> Moments:
         """Add rows: features (N, d), targets (N, n) or (N,). Returns itself."""
@@ -123,6 +124,8 @@ class Moments:
         step = max(1, CHUNK_ELEMENTS // (self.d + self.n))
         for start in range(0, len(h), step):
             rows = double(h[start : start + step])
+            if self.count < self.d:
+                self._longest = rows.square().sum(1).max().clamp_min(self._longest)
             self._joint = _plus(self._joint, _scatter_of_pair(rows, double(y[start : start + step])))
             if self._directions:
                 unit, zero = unit_rows(rows)
@@ -165,6 +168,7 @@ class Moments:
         merged.d, merged.n = self.d, self.n
         merged.feature_eps = max(self.feature_eps, other.feature_eps)
         merged.target_eps = max(self.target_eps, other.target_eps)
+        merged._longest = max(self.longest, other.longest)
         merged._joint = _plus(self._joint, other._joint)
         if self._unit is not None and other._unit is not None:
             merged._unit = self._unit + other._unit
@@ -184,7 +188,7 @@ class Moments:
             return self
         moved = Moments()
         moved.__dict__.update(self.__dict__)
-        for name in ("_joint", "_unit", "centred", "centre", "_zero_rows"):
+        for name in ("_joint", "_unit", "centred", "centre", "_zero_rows", "_longest"):
             value = getattr(self, name)
             setattr(moved, name, value.to(device) if isinstance(value, Scatter | Tensor) else value)
         return moved
@@ -220,6 +224,11 @@ class Moments:
     def zero_rows(self) -> int:
         """Number of features that are exactly zero and so have no direction."""
         return int(self._zero_rows)
+
+    @property
+    def longest(self) -> float:
+        """The largest |h|^2, of fewer rows than columns; of more, that of some of them."""
+        return float(self._longest)
 
     @property
     def finite(self) -> bool:

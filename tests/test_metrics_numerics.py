@@ -81,6 +81,30 @@ def test_rounding_alone_is_no_direction():
     assert still["feature_rank"] == 0 and "all rows are equal" in still.undefined["nrc1"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("rows", "columns", "mean", "rank", "tails"),
+    [(20, 500, 0, 1, 0), (20, 500, 0, 2, 0), (64, 512, 0, 1, 1), (30, 2100, 10, 1, 0), (30, 2100, 0, 2, 0)],
+)
+def test_few_rows_of_rounding_line_up_and_are_still_no_direction(rows, columns, mean, rank, tails, dtype):
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(rows, rank)) * np.exp(tails * rng.normal(size=(rows, rank)))
+    h = torch.as_tensor(z @ np.abs(rng.normal(size=(rank, columns))) + mean * rng.normal(size=columns)).to(
+        dtype
+    )
+    y, w = rng.normal(size=(rows, 2)), rng.normal(size=(2, columns))
+    half = Moments().update(h[:7], y[:7]) + Moments().update(h[7:], y[7:])
+    names = ("feature_rank", "nrc1", "feature_weight_alignment_k")
+    for found in (measure_with_reasons(h, y, w), measure_moments(half, w, only=names)):
+        assert found["feature_rank"] == found["feature_weight_alignment_k"] == rank
+        assert rank == 2 or "rank 1 < n = 2" in found.undefined["nrc1"]
+
+
+def test_few_rows_of_a_coarse_type_keep_their_directions():
+    h = torch.as_tensor(np.random.default_rng(0).normal(size=(100, 128))).bfloat16()
+    assert measure(h, np.arange(100.0))["feature_rank"] == 99
+
+
 def test_a_column_of_nothing_but_rounding_takes_no_real_direction_with_it():
     rng = np.random.default_rng(0)
     for seed in range(5):

@@ -2,7 +2,9 @@
 
 Two limits are at work. Rounding changes every column h_j by noise of variance at most eps^2/12 of its own mean
 square, so a direction b receives at most eps^2/12 sum_j b_j^2 mean h_j^2. A direction counts for the rank when its
-variance exceeds 12 times that (N rows of d columns of noise alone reach 4 times it where N = d). The affine map is
+variance exceeds 12 times that (N rows of d columns of noise alone reach 4 times it where N = d). N < d rows of noise
+line up along some direction: they reach (1 + sqrt(d/N))^2 times it (Marchenko-Pastur), and (1 + sqrt(r d/N))^2 where
+the longest row has r times the mean square. Twice that is asked of them, where it is more than 12. The affine map is
 least squares on the numbers as they are, rounded or not.
 
 Float64 sums, on the other hand, leave eigenvalues below `linalg.RESOLUTION` of the largest undecided. Dividing the
@@ -54,12 +56,21 @@ class AffineFit:
         return not self.rank_open and self.doubt <= SETTLED * self.error
 
 
-def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFit:
+def rank_margin(moments: Moments, columns: int) -> float:
+    """By how much more than eps^2 of its columns' mean squares a direction of features in so many columns must vary."""
+    mean = float(moments.sigma_h.trace() + moments.mean_h.square().sum())
+    if moments.count >= columns or mean == 0:
+        return 1.0
+    return max(1.0, (1 + (moments.longest / mean * columns / moments.count) ** 0.5) ** 2 / 6)
+
+
+def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor, margin: float = 1.0) -> AffineFit:
     """The fit from the sums.
 
     Args:
         found: values (k,) and directions B (d, k) with B' Sigma_H B = diag(values), largest value first.
         rounding: variance that rounding may give the columns, (d,) or (d, d).
+        margin: see `rank_margin`.
     """
     values, basis = found.values, found.vectors
     floor = eigenvalue_floor(values)
@@ -82,10 +93,10 @@ def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFi
     # columns that are constant, as those of dead ReLUs, are directions left over that hold nothing
     constant = int((moments.sigma_h.diagonal() == 0).sum())
     unresolved = len(values) - k
-    open_ = unresolved > constant and (rounding_along(others, rounding) < floor).any()
+    open_ = unresolved > constant and (margin * rounding_along(others, rounding) < floor).any()
     return AffineFit(
         weight,
-        rank=above_rounding(values[:k], kept, rounding),
+        rank=above_rounding(values[:k], kept, margin * rounding),
         error=max(float(error), 0.0),
         doubt=doubt,
         unresolved=unresolved,
@@ -93,7 +104,7 @@ def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFi
     )
 
 
-def fit_of_scaled_columns(moments: Moments, rounding: Tensor) -> AffineFit | None:
+def fit_of_scaled_columns(moments: Moments, rounding: Tensor, margin: float) -> AffineFit | None:
     """The fit from the eigenproblem of the correlations; None where the columns are about as large as each other."""
     if rounding.ndim != 1:
         return None
@@ -103,10 +114,10 @@ def fit_of_scaled_columns(moments: Moments, rounding: Tensor) -> AffineFit | Non
         return None
     scale = torch.where(alive, variance, torch.inf).rsqrt()
     found = spectrum(scale[:, None] * moments.sigma_h * scale)
-    return fit_of_sums(moments, Spectrum(found.values, scale[:, None] * found.vectors), rounding)
+    return fit_of_sums(moments, Spectrum(found.values, scale[:, None] * found.vectors), rounding, margin)
 
 
-def fit_of_rows(moments: Moments, h: Tensor, y: Tensor, rounding: Tensor) -> AffineFit:
+def fit_of_rows(moments: Moments, h: Tensor, y: Tensor, rounding: Tensor, margin: float) -> AffineFit:
     """The fit from the singular values of the scaled rows h (N, d) and y (N, n) themselves."""
     alive = _varies(moments)
     if not alive.any():
@@ -119,13 +130,14 @@ def fit_of_rows(moments: Moments, h: Tensor, y: Tensor, rounding: Tensor) -> Aff
     left, values, right = torch.linalg.svd(rows / len(h) ** 0.5, full_matrices=False)
     basis = torch.zeros(len(scale), len(values), dtype=torch.float64, device="cpu")
     basis[alive] = scale[alive, None] * right.T
-    # singular values are good to k eps of the largest
-    kept = values > EPS * len(values) * values[0]
+    # singular values are good to eps of the largest and of each column; turning the rows rounded their mean, too
+    largest = values[0] if rounding.ndim == 1 else torch.hypot(values[0], moments.mean_h.norm())
+    kept = values > EPS * rows.shape[1] * largest
     targets = _centred(y) / len(y) ** 0.5
     along = left[:, kept].T @ targets
     error = float((targets - left[:, kept] @ along).square().sum())
     weight = (along / values[kept, None]).T @ basis[:, kept].T
-    rank = above_rounding(values[kept].square(), basis[:, kept], rounding)
+    rank = above_rounding(values[kept].square(), basis[:, kept], margin * rounding)
     return AffineFit(weight, rank, error, doubt=0.0, unresolved=0, rank_open=False)
 
 

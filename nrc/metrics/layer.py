@@ -18,6 +18,7 @@ from nrc.metrics.fit import (
     fit_of_rows,
     fit_of_scaled_columns,
     fit_of_sums,
+    rank_margin,
     spectrum_of_rows,
 )
 from nrc.metrics.linalg import (
@@ -251,12 +252,13 @@ class Layer:
     def fit(self) -> AffineFit:
         """The best affine map H -> Y, from the sums where they decide, else from the rows or scaled columns."""
         m, rounding = self.moments, self.column_rounding
-        fit = fit_of_sums(m, self.features, rounding)
+        margin = rank_margin(m, self.columns)
+        fit = fit_of_sums(m, self.features, rounding, margin)
         if fit.settled:
             return fit
         if self.rows is not None:
-            return fit_of_rows(m, *self.rows, rounding)
-        return fit_of_scaled_columns(m, rounding) or fit
+            return fit_of_rows(m, *self.rows, rounding, margin)
+        return fit_of_scaled_columns(m, rounding, margin) or fit
 
     @property
     def feature_rank(self) -> int:
