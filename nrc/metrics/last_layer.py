@@ -109,9 +109,12 @@ def nrc1_centred(layer: Layer) -> float:
     No function of second moments: it needs a second pass (`Moments.add_centred`).
     """
     basis = _principal(layer)
-    if layer.moments.centred is None:
+    centred = layer.moments.centred
+    if centred is None:
         raise Undefined(layer.moments.centred_missing)
-    return outside(layer.moments.centred.covariance, layer.moments.centred.mean, basis)
+    if centred.count != layer.moments.count:
+        raise Undefined(f"the second pass had {centred.count} rows, the first {layer.moments.count}")
+    return outside(centred.covariance, centred.mean, basis)
 
 
 def _row_space(layer: Layer) -> Tensor:
