@@ -173,6 +173,45 @@ def test_nrc1_of_a_nearly_dead_direction_is_that_of_the_rows(second):
     assert values["nrc1"] == pytest.approx(residual(unit(h), principal(h, 2)), rel=1e-5)
 
 
+@pytest.mark.parametrize("apart", [1e6, 1e8])
+def test_what_is_left_beside_two_far_clusters_is_read_off_the_rows(apart):
+    rng = np.random.default_rng(0)
+    h, y = rng.normal(size=(60, 4)), rng.normal(size=(60, 2))
+    h[:30] += apart
+    found, basis, c = measure(h, y), principal(h, 2), h - h.mean(0)
+    assert found["noise_abs"] == pytest.approx(residual(c, basis), rel=1e-6)
+    assert found["noise"] == pytest.approx(residual(c, basis) / np.square(c).sum(1).mean(), rel=1e-6)
+    assert found["nrc1_raw"] == pytest.approx(residual(h, basis), rel=1e-6)
+    # a weight that reads the same two directions
+    assert measure(h, y, basis.T)["nrc2_raw"] == pytest.approx(residual(h, basis), rel=1e-6)
+
+
+@pytest.mark.parametrize(("size", "of_targets"), [(1e-75, 1e-94), (1e-100, 1e-100), (1e60, 1e-140)])
+def test_squares_that_underflow_leave_the_linear_map(size, of_targets):
+    rng = np.random.default_rng(0)
+    h = rng.normal(size=(50, 3))
+    y = h @ rng.normal(size=(3, 2)) + 0.03 * rng.normal(size=(50, 2))
+    exact = affine_error(h, y)
+    h, y = h * size, y * of_targets
+    for found in (measure(h, y), measure_moments(Moments().update(h, y))):
+        assert found["linear_mse"] / of_targets / of_targets == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-5, 1e-7, 1e-9])
+def test_condition_of_a_weight_with_nearly_equal_rows(apart):
+    rng = np.random.default_rng(0)
+    h = rng.normal(size=(40, 6))
+    row, other = rng.normal(size=(2, 6))
+    w = np.stack((row, row + apart * other))
+    # of two rows: |a x b| = s1 s2, |a|^2 + |b|^2 = s1^2 + s2^2
+    across = w[1] - w[0] - row * ((w[1] - w[0]) @ row) / (row @ row)
+    product, total = np.linalg.norm(row) * np.linalg.norm(across), np.square(w).sum()
+    first = np.sqrt((total + np.sqrt(total**2 - 4 * product**2)) / 2)
+    for scale in (1.0, 1e200):
+        found = measure(h, h[:, :3], w * scale)["weight_rcond"]
+        assert found == pytest.approx(product / first**2, rel=1e-6 + 1e-15 / apart)
+
+
 def test_targets_in_very_different_units():
     rng = np.random.default_rng(0)
     h = rng.normal(size=(300, 6))

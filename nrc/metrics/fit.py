@@ -77,7 +77,8 @@ def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor, margin: flo
     k = int((values > floor).sum())
     kept, others = basis[:, :k], basis[:, k:]
     cross = kept.T @ moments.sigma_hy
-    gains = (cross.square().sum(1) / values[:k]).nan_to_num()
+    # divided before they are squared: squares of 1e-170 underflow
+    gains = (cross / values[:k, None].sqrt()).square().sum(1).nan_to_num()
     weight = (cross / values[:k, None]).T @ kept.T
     left = others.T @ (moments.sigma_hy - moments.sigma_h @ weight.T)
     limit = RESOLUTION * float(values[0])
@@ -86,9 +87,9 @@ def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor, margin: flo
         # A direction left over explains |left|^2 over its variance, which may be as small as the rounding of its columns.
         # Half an ulp at either side makes variances of eps^2/12 down to eps^2/48, by the mantissa.
         least = (rounding_along(others, rounding) / 48).clamp_min((len(values) * EPS) ** 2 * float(values[0]))
-        # what the sums themselves make of |left|^2
-        noise = RESOLUTION * limit * moments.sigma_y.diagonal().sum()
-        doubt += float(((left.square().sum(1) - noise).clamp_min(0.0) / least).sum())
+        # what the sums themselves make of it
+        noise = RESOLUTION * (limit / least) * moments.sigma_y.diagonal().sum()
+        doubt += float(((left / least[:, None].sqrt()).square().sum(1) - noise).clamp_min(0.0).sum())
     error = moments.sigma_y.diagonal().sum() - gains.sum()
     # columns that are constant, as those of dead ReLUs, are directions left over that hold nothing
     constant = int((moments.sigma_h.diagonal() == 0).sum())
@@ -126,14 +127,14 @@ def fit_of_rows(moments: Moments, h: Tensor, y: Tensor, rounding: Tensor, margin
     variance = moments.sigma_h.diagonal()
     # coordinates of the rows' own space have no units
     scale = torch.where(alive, variance, torch.inf).rsqrt() if rounding.ndim == 1 else alive.double()
-    rows = _centred(h)[:, alive] * scale[alive]
+    rows = centred_rows(h)[:, alive] * scale[alive]
     left, values, right = torch.linalg.svd(rows / len(h) ** 0.5, full_matrices=False)
     basis = torch.zeros(len(scale), len(values), dtype=torch.float64, device="cpu")
     basis[alive] = scale[alive, None] * right.T
     # singular values are good to eps of the largest and of each column; turning the rows rounded their mean, too
     largest = values[0] if rounding.ndim == 1 else torch.hypot(values[0], moments.mean_h.norm())
     kept = values > EPS * rows.shape[1] * largest
-    targets = _centred(y) / len(y) ** 0.5
+    targets = centred_rows(y) / len(y) ** 0.5
     along = left[:, kept].T @ targets
     error = float((targets - left[:, kept] @ along).square().sum())
     weight = (along / values[kept, None]).T @ basis[:, kept].T
@@ -149,7 +150,7 @@ def _varies(moments: Moments) -> Tensor:
 
 def spectrum_of_rows(h: Tensor) -> Spectrum:
     """Eigenvalues and eigenvectors of Sigma_H from the rows: small ones have their own accuracy."""
-    rows = _centred(h) / len(h) ** 0.5
+    rows = centred_rows(h) / len(h) ** 0.5
     if len(rows) > rows.shape[1]:
         rows = torch.linalg.qr(rows, mode="r").R
     values, vectors = torch.linalg.svd(rows)[1:]
@@ -158,7 +159,7 @@ def spectrum_of_rows(h: Tensor) -> Spectrum:
     return Spectrum(padded, vectors.T, of_rows=True)
 
 
-def _centred(rows: Tensor) -> Tensor:
+def centred_rows(rows: Tensor) -> Tensor:
     rows = double(rows).cpu()
     rows = rows - rows.mean(0)
     return rows - rows.mean(0)  # again: the mean of a column about 1e16 is itself rounded
