@@ -408,6 +408,8 @@ def weight_balance(weight: Any, next_weight: Any, bias: Any = None, *, relu: boo
         column = double(as_tensor(bias, "bias")).cpu().reshape(-1, 1)
         if len(column) != len(first):
             raise UserError(f"bias has {len(column)} entries, but the weight has shape {w[1]}")
+        if not torch.isfinite(column).all():
+            raise UserError("the bias contains NaN or infinity; training may have diverged")
         first = torch.cat((first, column), 1)
     largest = torch.maximum(first.abs().max(), then.abs().max())
     if largest == 0:
