@@ -15,11 +15,7 @@ from nrc.errors import UserError
 
 def as_tensor(values: Any, what: str) -> Tensor:
     """`values` (tensor, array or nested list of real numbers) as a tensor, without copying where possible."""
-    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        raise UserError(
-            f"{what}: a masked array with {np.ma.count_masked(values)} masked entries, whose mask would be "
-            "lost; leave these rows out, or fill them by .filled(...)"
-        )
+    _refuse_mask(values, what)
     if isinstance(values, nn.Module):
         raise UserError(f"{what}: got the module {type(values).__name__}, not numbers; give its .weight, say")
     try:
@@ -30,7 +26,26 @@ def as_tensor(values: Any, what: str) -> Tensor:
         raise UserError(f"{what} must be an array of numbers, got {type(values).__name__}: {error}") from None
     if tensor.is_complex():
         raise UserError(f"{what} are complex ({tensor.dtype}); give real numbers")
+    if tensor.is_meta:
+        raise UserError(f"{what}: a tensor on torch's meta device has a shape but no numbers; load it first")
     return tensor
+
+
+def as_labels(groups: Any) -> Any:
+    """Labels of rows as numpy can take them."""
+    _refuse_mask(groups, "groups")
+    if not isinstance(groups, Tensor):
+        return groups
+    labels = dense(as_tensor(groups, "groups")).cpu()
+    return double(labels) if labels.is_floating_point() else labels
+
+
+def _refuse_mask(values: Any, what: str) -> None:
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise UserError(
+            f"{what}: a masked array with {np.ma.count_masked(values)} masked entries, whose mask would be "
+            "lost; leave these rows out, or fill them by .filled(...)"
+        )
 
 
 def _of_numpy(array: np.ndarray, what: str) -> Tensor:

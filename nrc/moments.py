@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrc.arrays import as_rows, as_tensor, double, precision
+from nrc.arrays import as_rows, as_tensor, dense, double, precision
 from nrc.errors import UserError
 
 CHUNK_ELEMENTS = 1 << 22  # rows are converted to float64 a chunk at a time: at most 32 MB a copy
@@ -83,7 +83,7 @@ class Moments:
     """Second moments of features h (d) and targets y (n), and of the normalised features u = h/|h|.
 
     Zero rows count as u = 0 and are counted in `zero_rows`. With `centre` (d,) the directions
-    v = (h - centre)/|h - centre| are accumulated, too; `add_centred` does that in a second pass.
+    v = (h - centre)/|h - centre| are accumulated, too; `add_centred` does that in a second pass over all rows.
 
     Args:
         centre: the mean feature if it is known beforehand, else None.
@@ -108,21 +108,28 @@ class Moments:
         self._zero_rows: Tensor | int = 0
         self.centred: Scatter | None = None
         self.centre: Tensor | None = None if centre is None else double(as_tensor(centre, "centre"))
+        self._known_centre = centre is not None
         self.centred_missing = "the mean feature was not known during the pass"
         self.d = 0
         self.n = 0
         self.feature_eps = 0.0  # relative rounding of the features as they came, e.g. 1.2e-7 for float32
         self.target_eps = 0.0
+        self._longest: Tensor | float = 0.0
 
     def update(self, features: Any, targets: Any) -> Moments:
         """Add rows: features (N, d), targets (N, n) or (N,). Returns itself."""
         h, y = as_rows(features, targets)
         self._expect(h.shape[1], y.shape[1], "this batch")
+        if self.centre is not None and not self._known_centre:  # it is no longer the mean
+            self.centre = self.centred = None
+            self.centred_missing = "rows were added after add_centred; call it again, with all rows"
         self.feature_eps = max(self.feature_eps, precision(h.dtype))
         self.target_eps = max(self.target_eps, precision(y.dtype))
         step = max(1, CHUNK_ELEMENTS // (self.d + self.n))
         for start in range(0, len(h), step):
             rows = double(h[start : start + step])
+            if self.count < self.d:
+                self._longest = rows.square().sum(1).max().clamp_min(self._longest)
             self._joint = _plus(self._joint, _scatter_of_pair(rows, double(y[start : start + step])))
             if self._directions:
                 unit, zero = unit_rows(rows)
@@ -134,7 +141,11 @@ class Moments:
 
     def add_centred(self, features: Any) -> Moments:
         """Second pass over the same features (N, d), now that their mean is known. Returns itself."""
-        h = as_tensor(features, "features")
+        h = dense(as_tensor(features, "features"))
+        if h.ndim != 2 or h.shape[1] != len(self.mean_h):
+            raise UserError(
+                f"the second pass has features of shape {tuple(h.shape)}; expected (N, {self.d}), as in the first"
+            )
         if self.centre is None:
             self.centre = self.mean_h
         step = max(1, CHUNK_ELEMENTS // self.d)
@@ -158,13 +169,14 @@ class Moments:
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets of rows together (on this one's device); neither operand changes."""
         if not other.count or not self.count:
-            return (other if self.count == 0 else self).to(self._device or other._device or "cpu")
+            return (self if self.count else other).to(self._device or other._device or "cpu")
         self._expect(other.d, other.n, "the other set of moments")
         other = other.to(self._device or "cpu")
-        merged = Moments()
+        merged = Moments(directions=self._directions and other._directions)
         merged.d, merged.n = self.d, self.n
         merged.feature_eps = max(self.feature_eps, other.feature_eps)
         merged.target_eps = max(self.target_eps, other.target_eps)
+        merged._longest = max(self.longest, other.longest)
         merged._joint = _plus(self._joint, other._joint)
         if self._unit is not None and other._unit is not None:
             merged._unit = self._unit + other._unit
@@ -173,18 +185,17 @@ class Moments:
             merged.centred_missing = "the merged moments were centred about different points, or not at all"
         else:
             merged.centre, merged.centred = self.centre, _plus(self.centred, other.centred)
+            merged._known_centre = self._known_centre and other._known_centre
         return merged
 
     def __add__(self, other: Moments) -> Moments:
         return self.merge(other)
 
     def to(self, device: torch.device | str) -> Moments:
-        """The same moments on another device (itself when it is there already)."""
-        if self._device is None or self._device == torch.device(device):
-            return self
+        """A copy on a device: rows added to it are not added to these."""
         moved = Moments()
         moved.__dict__.update(self.__dict__)
-        for name in ("_joint", "_unit", "centred", "centre", "_zero_rows"):
+        for name in ("_joint", "_unit", "centred", "centre", "_zero_rows", "_longest"):
             value = getattr(self, name)
             setattr(moved, name, value.to(device) if isinstance(value, Scatter | Tensor) else value)
         return moved
@@ -222,9 +233,15 @@ class Moments:
         return int(self._zero_rows)
 
     @property
+    def longest(self) -> float:
+        """The largest |h|^2, of fewer rows than columns; of more, that of some of them."""
+        return float(self._longest)
+
+    @property
     def finite(self) -> bool:
         """False as soon as one row held NaN or infinity (or overflowed)."""
-        return bool(torch.isfinite(self._sums.scatter).all())
+        parts = (self._sums, self.centred)
+        return all(bool(torch.isfinite(part.scatter).all()) for part in parts if part is not None)
 
     @property
     def mean_h(self) -> Tensor:

@@ -13,6 +13,8 @@ from sklearn.decomposition import PCA
 from nrc import Moments, measure
 from nrc.errors import UserError
 from nrc.metrics import METRICS, Layer, Undefined, measure_moments, measure_with_reasons, weight_spectrum
+from nrc.metrics.last_layer import nrc2_centred
+from nrc.metrics.linalg import stable_rank, unevenness
 
 SCALE_FREE = [
     *(
@@ -288,6 +290,35 @@ def test_mistakes_are_named():
         measure(h, y, w * np.inf)
     with pytest.raises(UserError, match="no metric 'nrc4'"):
         measure_moments(Moments().update(h, y), only=["nrc4"])
+    with pytest.raises(UserError, match=r"weight has shape \(0, .*expected \(out, d\)"):
+        measure(h, y, w[:0])
+    with pytest.raises(UserError, match="features: a tensor on torch's meta device"):
+        measure(torch.empty(60, 7, device="meta"), y)
+    with pytest.raises(UserError, match="groups: a masked array with 1 masked entries"):
+        measure(h, y, groups=np.ma.array(np.arange(len(h)) % 2, mask=np.arange(len(h)) == 3))
+    for features, weight in ((h, w[:, :3]), (h[0], w), (h, w[0])):
+        with pytest.raises(UserError, match=r"expected \(N, d\) and \(n, d\)"):
+            nrc2_centred(features, weight)
+    for covariance in (np.ones((2, 3)), np.ones(2)):
+        for function in (stable_rank, unevenness):
+            with pytest.raises(UserError, match=r"expected \(n, n\)"):
+                function(covariance)
+
+
+def test_other_kinds_of_arguments_measure_the_same():
+    h, y, w, _ = problem()
+    usual = measure(h, y, w)
+    assert measure(h, y, torch.as_tensor(w).to_sparse()) == pytest.approx(usual, nan_ok=True)
+    m = Moments().update(h, y)
+    assert measure_moments(m, w, only="nrc2").values == measure_moments(m, w, only=["nrc2"]).values
+    halves = measure(h, y, w, groups=(torch.arange(len(h)) % 2).bfloat16()).groups
+    assert halves[1.0] == pytest.approx(measure(h[1::2], y[1::2], w), nan_ok=True) and len(halves) == 2
+    usual = nrc2_centred(h, w)
+    assert nrc2_centred(h * 1e-170, w) == pytest.approx(usual)
+    assert math.isnan(nrc2_centred(h, 0 * w)) and math.isnan(nrc2_centred(h, w * np.eye(len(w))[:, :1]))
+    for size in (1e-200, 1.0, 1e200):
+        c = np.diag([2.0, 1.0]) * size
+        assert stable_rank(c) == pytest.approx(1.25) and unevenness(c) == pytest.approx(1 / 3)
 
 
 def test_held_out_moments_use_the_training_map_and_sigma():

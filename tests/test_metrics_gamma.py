@@ -68,6 +68,31 @@ def test_what_has_no_nrc3_says_so():
         nrc3(np.ones((2, 4)), np.eye(3), 0.0)
 
 
+@pytest.mark.parametrize(
+    ("sigma", "gammas", "words"),
+    [
+        ([[1.0, 5.0], [0.0, 2.0]], [0.0], "sigma is not symmetric"),
+        ([[-1.0, 0.0], [0.0, 2.0]], [0.0], "sigma has negative eigenvalues"),
+        ([[math.inf, 0.0], [0.0, 1.0]], [0.0], "sigma contains NaN or infinity"),
+        ([1.0, 2.0], [0.0], r"sigma has shape \(2,\)"),
+        (np.eye(2), 0.1, r"gammas must be numbers >= 0 of shape \(m,\), got 0.1"),
+        (np.eye(2), [-0.1], "gammas must be numbers >= 0"),
+        (np.eye(2), [math.nan], "gammas must be numbers >= 0"),
+    ],
+)
+def test_what_is_no_covariance_and_no_gamma_is_refused(sigma, gammas, words):
+    with pytest.raises(UserError, match=words):
+        nrc3_curve(np.eye(2, 4), sigma, gammas)
+    if "gammas" not in words:
+        with pytest.raises(UserError, match=words):
+            gamma_star(np.eye(2, 4), sigma)
+
+
+def test_the_smallest_eigenvalue_may_be_negative_by_rounding():
+    w, sigma = np.diag([1.0, 2.0, 1.0]), np.diag([1.0, 4.0, -1e-17])
+    assert nrc3_curve(w, sigma, [-1e-17]) == pytest.approx(direct(w, np.diag([1.0, 4.0, 0.0]), 0.0))
+
+
 @pytest.mark.parametrize(("n", "share", "ratio"), [(2, 0.4, 1.0), (3, 0.9, 0.2), (2, 0.01, 5.0)])
 def test_the_optimum_of_the_unconstrained_feature_model_is_fully_collapsed(n, share, ratio):
     """K = sqrt(lH/lW)(S - sqrt(c) I), H = sqrt(lW/lH) W' S^-1 (Y - ybar): theory section of NeurIPS 2024."""

@@ -81,6 +81,30 @@ def test_rounding_alone_is_no_direction():
     assert still["feature_rank"] == 0 and "all rows are equal" in still.undefined["nrc1"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("rows", "columns", "mean", "rank", "tails"),
+    [(20, 500, 0, 1, 0), (20, 500, 0, 2, 0), (64, 512, 0, 1, 1), (30, 2100, 10, 1, 0), (30, 2100, 0, 2, 0)],
+)
+def test_few_rows_of_rounding_line_up_and_are_still_no_direction(rows, columns, mean, rank, tails, dtype):
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(rows, rank)) * np.exp(tails * rng.normal(size=(rows, rank)))
+    h = torch.as_tensor(z @ np.abs(rng.normal(size=(rank, columns))) + mean * rng.normal(size=columns)).to(
+        dtype
+    )
+    y, w = rng.normal(size=(rows, 2)), rng.normal(size=(2, columns))
+    half = Moments().update(h[:7], y[:7]) + Moments().update(h[7:], y[7:])
+    names = ("feature_rank", "nrc1", "feature_weight_alignment_k")
+    for found in (measure_with_reasons(h, y, w), measure_moments(half, w, only=names)):
+        assert found["feature_rank"] == found["feature_weight_alignment_k"] == rank
+        assert rank == 2 or "rank 1 < n = 2" in found.undefined["nrc1"]
+
+
+def test_few_rows_of_a_coarse_type_keep_their_directions():
+    h = torch.as_tensor(np.random.default_rng(0).normal(size=(100, 128))).bfloat16()
+    assert measure(h, np.arange(100.0))["feature_rank"] == 99
+
+
 def test_a_column_of_nothing_but_rounding_takes_no_real_direction_with_it():
     rng = np.random.default_rng(0)
     for seed in range(5):
@@ -147,6 +171,45 @@ def test_nrc1_of_a_nearly_dead_direction_is_that_of_the_rows(second):
     y = rng.normal(size=(300, 2))
     values = measure(h, y)
     assert values["nrc1"] == pytest.approx(residual(unit(h), principal(h, 2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("apart", [1e6, 1e8])
+def test_what_is_left_beside_two_far_clusters_is_read_off_the_rows(apart):
+    rng = np.random.default_rng(0)
+    h, y = rng.normal(size=(60, 4)), rng.normal(size=(60, 2))
+    h[:30] += apart
+    found, basis, c = measure(h, y), principal(h, 2), h - h.mean(0)
+    assert found["noise_abs"] == pytest.approx(residual(c, basis), rel=1e-6)
+    assert found["noise"] == pytest.approx(residual(c, basis) / np.square(c).sum(1).mean(), rel=1e-6)
+    assert found["nrc1_raw"] == pytest.approx(residual(h, basis), rel=1e-6)
+    # a weight that reads the same two directions
+    assert measure(h, y, basis.T)["nrc2_raw"] == pytest.approx(residual(h, basis), rel=1e-6)
+
+
+@pytest.mark.parametrize(("size", "of_targets"), [(1e-75, 1e-94), (1e-100, 1e-100), (1e60, 1e-140)])
+def test_squares_that_underflow_leave_the_linear_map(size, of_targets):
+    rng = np.random.default_rng(0)
+    h = rng.normal(size=(50, 3))
+    y = h @ rng.normal(size=(3, 2)) + 0.03 * rng.normal(size=(50, 2))
+    exact = affine_error(h, y)
+    h, y = h * size, y * of_targets
+    for found in (measure(h, y), measure_moments(Moments().update(h, y))):
+        assert found["linear_mse"] / of_targets / of_targets == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-5, 1e-7, 1e-9])
+def test_condition_of_a_weight_with_nearly_equal_rows(apart):
+    rng = np.random.default_rng(0)
+    h = rng.normal(size=(40, 6))
+    row, other = rng.normal(size=(2, 6))
+    w = np.stack((row, row + apart * other))
+    # of two rows: |a x b| = s1 s2, |a|^2 + |b|^2 = s1^2 + s2^2
+    across = w[1] - w[0] - row * ((w[1] - w[0]) @ row) / (row @ row)
+    product, total = np.linalg.norm(row) * np.linalg.norm(across), np.square(w).sum()
+    first = np.sqrt((total + np.sqrt(total**2 - 4 * product**2)) / 2)
+    for scale in (1.0, 1e200):
+        found = measure(h, h[:, :3], w * scale)["weight_rcond"]
+        assert found == pytest.approx(product / first**2, rel=1e-6 + 1e-15 / apart)
 
 
 def test_targets_in_very_different_units():

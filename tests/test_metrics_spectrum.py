@@ -142,6 +142,8 @@ def test_intrinsic_dimension_uses_a_capped_subset_and_each_row_once():
     found = [intrinsic_dimension(rows, samples=500, seed=seed) for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2]
     assert intrinsic_dimension(np.r_[rows, rows]) == pytest.approx(intrinsic_dimension(rows), rel=1e-12)
+    halves = intrinsic_dimension(torch.as_tensor(rows @ RNG.normal(size=(3, 256))).half())
+    assert halves == pytest.approx(3, rel=0.1)  # rounding to 16 bits averages out over many columns
     brute = np.sort(np.linalg.norm(rows[:, None] - rows, axis=2), axis=1)
     exact = (len(rows) - 1) / np.log(brute[:, 2] / brute[:, 1]).sum()
     assert intrinsic_dimension(rows) == pytest.approx(exact, rel=1e-9)
@@ -155,6 +157,12 @@ def test_intrinsic_dimension_uses_a_capped_subset_and_each_row_once():
         (np.eye(20) * np.nan, {}, "NaN"),
         (np.eye(20), {"estimator": "knn"}, "mle or fit"),
         (np.eye(20), {"discard": 1.0}, "discard"),
+        (np.eye(20), {}, "for 20 of 20 different rows the two nearest are equally far"),
+        (np.argwhere(np.ones((6, 6))), {}, "for 36 of 36"),
+        (np.argwhere(np.ones((10, 10))).astype(np.float32) / 10 + 3, {"estimator": "fit"}, "for 100 of 100"),
+        (np.random.default_rng(0).normal(size=(500, 2)).round(1), {}, "lattice"),
+        (np.eye(20), {"samples": -5}, "samples is -5; give a whole number"),
+        (np.eye(20), {"samples": 50.5}, "samples is 50.5"),
     ],
 )
 def test_intrinsic_dimension_names_mistakes(rows, options, words):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nrc.errors import UserError
+from nrc.metrics import measure_moments
 from nrc.moments import Moments
 
 RNG = np.random.default_rng(0)
@@ -126,6 +127,40 @@ def test_merging_moments_of_different_centres_drops_the_centred_part_with_a_reas
     assert (a + b).centred is None and "different points" in (a + b).centred_missing
 
 
+@pytest.mark.parametrize("kinds", [(False, False), (True, False), (False, True)])
+def test_directions_that_were_left_out_of_a_part_are_left_out_of_the_whole(kinds):
+    h, y = data()
+    a, b = (
+        Moments(directions=kind).update(h[part], y[part])
+        for kind, part in zip(kinds, (slice(50), slice(50, 90)), strict=True)
+    )
+    m = (a + b).update(h[90:], y[90:])
+    assert m.count == len(h) and m.unit is None
+    assert "were not summed" in measure_moments(m).undefined["nrc1"]
+
+
+def test_centred_directions_of_some_of_the_rows_are_not_those_of_all():
+    h, y = data()
+    late = Moments().update(h[:90], y[:90]).add_centred(h[:90]).update(h[90:], y[90:])
+    part = Moments().update(h, y).add_centred(h[:90])
+    twice = Moments().update(h, y).add_centred(h).add_centred(h)
+    for m, words in ((late, "after add_centred"), (part, "had 90 rows"), (twice, "had 400 rows")):
+        found = measure_moments(m, only=["nrc1", "nrc1_centred"])
+        assert words in found.undefined["nrc1_centred"] and found["nrc1"] > 0
+    whole = measure_moments(Moments().update(h, y).add_centred(h))["nrc1_centred"]
+    assert measure_moments(late.add_centred(h))["nrc1_centred"] == pytest.approx(whole, rel=1e-12)
+    about = Moments(centre=h.mean(0)).update(h[:90], y[:90]).update(h[90:], y[90:])
+    assert measure_moments(about)["nrc1_centred"] == pytest.approx(whole, rel=1e-12)
+
+
+def test_sums_and_copies_are_moments_of_their_own():
+    h, y = data()
+    a = Moments().update(h[:50], y[:50])
+    for copy in (Moments() + a, a + Moments(), a.to("cpu")):
+        copy.update(h[50:], y[50:])
+        assert (a.count, copy.count) == (50, 200)
+
+
 def test_the_coarsest_input_type_is_remembered():
     h, y = data()
     m = Moments().update(h, y).update(h.astype(np.float32), y)
@@ -160,3 +195,8 @@ def test_other_widths_and_empty_moments_are_refused():
         _ = Moments().sigma_h
     with pytest.raises(UserError, match="centre"):
         Moments(centre=np.zeros(3)).update(np.ones((3, 2)), np.ones(3))
+    for rows in (np.ones((3, 4)), np.ones(2)):
+        with pytest.raises(UserError, match=r"expected \(N, 2\), as in the first"):
+            m.add_centred(rows)
+    with pytest.raises(UserError, match="NaN"):
+        measure_moments(m.add_centred(np.full((3, 2), np.nan)))

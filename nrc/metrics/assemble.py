@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nrc.arrays import as_rows, double, precision
+from nrc.arrays import as_labels, as_rows, double, precision
 from nrc.errors import UserError
 from nrc.metrics import last_layer, layerwise
 from nrc.metrics.groups import Values, coded, labels_of, spread
@@ -83,13 +83,13 @@ class Metrics:
         return self.values[name]
 
 
-def evaluate(layer: Layer, only: Iterable[str] | None = None) -> Metrics:
-    """The metrics of a layer: all, or those named in `only`. Nothing is computed that no chosen metric needs.
+def evaluate(layer: Layer, only: str | Iterable[str] | None = None) -> Metrics:
+    """The metrics of a layer: all, or the one or those named in `only`. Nothing is computed that no chosen metric needs.
 
     Raises:
         UserError: a name that is no metric.
     """
-    names = METRICS.keys() if only is None else dict.fromkeys(only)
+    names = METRICS.keys() if only is None else [only] if isinstance(only, str) else dict.fromkeys(only)
     values: dict[str, float] = {}
     undefined: dict[str, str] = {}
     for name in names:
@@ -113,7 +113,7 @@ def measure_moments(
     rank: int | None = None,
     maps_to_targets: bool | None = None,
     linear_map_from: Moments | Layer | None = None,
-    only: Iterable[str] | None = None,
+    only: str | Iterable[str] | None = None,
 ) -> Metrics:
     """All metrics of one layer from its moments.
 
@@ -126,7 +126,7 @@ def measure_moments(
         maps_to_targets: False when a weight with n outputs is not the model's last one; None: True if out == n.
         linear_map_from: moments of the training set when `moments` are held-out: the linear map of linear_mse is
             fitted there, and NRC3 takes its Sigma from there, as the paper does.
-        only: names of the metrics wanted; None: all.
+        only: name or names of the metrics wanted; None: all.
 
     Raises:
         UserError: shapes that do not fit, a rank out of range, features that are not finite.
@@ -239,6 +239,7 @@ def measure(
     values = measure_with_reasons(features, targets, weight, rank=rank, bias=bias).values
     if groups is None:
         return values
+    groups = as_labels(groups)
     h, y = as_rows(features, targets)
     labels = labels_of(groups)
     if labels.shape != (len(h),):

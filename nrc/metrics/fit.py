@@ -2,7 +2,9 @@
 
 Two limits are at work. Rounding changes every column h_j by noise of variance at most eps^2/12 of its own mean
 square, so a direction b receives at most eps^2/12 sum_j b_j^2 mean h_j^2. A direction counts for the rank when its
-variance exceeds 12 times that (N rows of d columns of noise alone reach 4 times it where N = d). The affine map is
+variance exceeds 12 times that (N rows of d columns of noise alone reach 4 times it where N = d). N < d rows of noise
+line up along some direction: they reach (1 + sqrt(d/N))^2 times it (Marchenko-Pastur), and (1 + sqrt(r d/N))^2 where
+the longest row has r times the mean square. Twice that is asked of them, where it is more than 12. The affine map is
 least squares on the numbers as they are, rounded or not.
 
 Float64 sums, on the other hand, leave eigenvalues below `linalg.RESOLUTION` of the largest undecided. Dividing the
@@ -54,19 +56,29 @@ class AffineFit:
         return not self.rank_open and self.doubt <= SETTLED * self.error
 
 
-def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFit:
+def rank_margin(moments: Moments, columns: int) -> float:
+    """By how much more than eps^2 of its columns' mean squares a direction of features in so many columns must vary."""
+    mean = float(moments.sigma_h.trace() + moments.mean_h.square().sum())
+    if moments.count >= columns or mean == 0:
+        return 1.0
+    return max(1.0, (1 + (moments.longest / mean * columns / moments.count) ** 0.5) ** 2 / 6)
+
+
+def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor, margin: float = 1.0) -> AffineFit:
     """The fit from the sums.
 
     Args:
         found: values (k,) and directions B (d, k) with B' Sigma_H B = diag(values), largest value first.
         rounding: variance that rounding may give the columns, (d,) or (d, d).
+        margin: see `rank_margin`.
     """
     values, basis = found.values, found.vectors
     floor = eigenvalue_floor(values)
     k = int((values > floor).sum())
     kept, others = basis[:, :k], basis[:, k:]
     cross = kept.T @ moments.sigma_hy
-    gains = (cross.square().sum(1) / values[:k]).nan_to_num()
+    # divided before they are squared: squares of 1e-170 underflow
+    gains = (cross / values[:k, None].sqrt()).square().sum(1).nan_to_num()
     weight = (cross / values[:k, None]).T @ kept.T
     left = others.T @ (moments.sigma_hy - moments.sigma_h @ weight.T)
     limit = RESOLUTION * float(values[0])
@@ -75,17 +87,17 @@ def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFi
         # A direction left over explains |left|^2 over its variance, which may be as small as the rounding of its columns.
         # Half an ulp at either side makes variances of eps^2/12 down to eps^2/48, by the mantissa.
         least = (rounding_along(others, rounding) / 48).clamp_min((len(values) * EPS) ** 2 * float(values[0]))
-        # what the sums themselves make of |left|^2
-        noise = RESOLUTION * limit * moments.sigma_y.diagonal().sum()
-        doubt += float(((left.square().sum(1) - noise).clamp_min(0.0) / least).sum())
+        # what the sums themselves make of it
+        noise = RESOLUTION * (limit / least) * moments.sigma_y.diagonal().sum()
+        doubt += float(((left / least[:, None].sqrt()).square().sum(1) - noise).clamp_min(0.0).sum())
     error = moments.sigma_y.diagonal().sum() - gains.sum()
     # columns that are constant, as those of dead ReLUs, are directions left over that hold nothing
     constant = int((moments.sigma_h.diagonal() == 0).sum())
     unresolved = len(values) - k
-    open_ = unresolved > constant and (rounding_along(others, rounding) < floor).any()
+    open_ = unresolved > constant and (margin * rounding_along(others, rounding) < floor).any()
     return AffineFit(
         weight,
-        rank=above_rounding(values[:k], kept, rounding),
+        rank=above_rounding(values[:k], kept, margin * rounding),
         error=max(float(error), 0.0),
         doubt=doubt,
         unresolved=unresolved,
@@ -93,7 +105,7 @@ def fit_of_sums(moments: Moments, found: Spectrum, rounding: Tensor) -> AffineFi
     )
 
 
-def fit_of_scaled_columns(moments: Moments, rounding: Tensor) -> AffineFit | None:
+def fit_of_scaled_columns(moments: Moments, rounding: Tensor, margin: float) -> AffineFit | None:
     """The fit from the eigenproblem of the correlations; None where the columns are about as large as each other."""
     if rounding.ndim != 1:
         return None
@@ -103,10 +115,10 @@ def fit_of_scaled_columns(moments: Moments, rounding: Tensor) -> AffineFit | Non
         return None
     scale = torch.where(alive, variance, torch.inf).rsqrt()
     found = spectrum(scale[:, None] * moments.sigma_h * scale)
-    return fit_of_sums(moments, Spectrum(found.values, scale[:, None] * found.vectors), rounding)
+    return fit_of_sums(moments, Spectrum(found.values, scale[:, None] * found.vectors), rounding, margin)
 
 
-def fit_of_rows(moments: Moments, h: Tensor, y: Tensor, rounding: Tensor) -> AffineFit:
+def fit_of_rows(moments: Moments, h: Tensor, y: Tensor, rounding: Tensor, margin: float) -> AffineFit:
     """The fit from the singular values of the scaled rows h (N, d) and y (N, n) themselves."""
     alive = _varies(moments)
     if not alive.any():
@@ -115,17 +127,18 @@ def fit_of_rows(moments: Moments, h: Tensor, y: Tensor, rounding: Tensor) -> Aff
     variance = moments.sigma_h.diagonal()
     # coordinates of the rows' own space have no units
     scale = torch.where(alive, variance, torch.inf).rsqrt() if rounding.ndim == 1 else alive.double()
-    rows = _centred(h)[:, alive] * scale[alive]
+    rows = centred_rows(h)[:, alive] * scale[alive]
     left, values, right = torch.linalg.svd(rows / len(h) ** 0.5, full_matrices=False)
     basis = torch.zeros(len(scale), len(values), dtype=torch.float64, device="cpu")
     basis[alive] = scale[alive, None] * right.T
-    # singular values are good to k eps of the largest
-    kept = values > EPS * len(values) * values[0]
-    targets = _centred(y) / len(y) ** 0.5
+    # singular values are good to eps of the largest and of each column; turning the rows rounded their mean, too
+    largest = values[0] if rounding.ndim == 1 else torch.hypot(values[0], moments.mean_h.norm())
+    kept = values > EPS * rows.shape[1] * largest
+    targets = centred_rows(y) / len(y) ** 0.5
     along = left[:, kept].T @ targets
     error = float((targets - left[:, kept] @ along).square().sum())
     weight = (along / values[kept, None]).T @ basis[:, kept].T
-    rank = above_rounding(values[kept].square(), basis[:, kept], rounding)
+    rank = above_rounding(values[kept].square(), basis[:, kept], margin * rounding)
     return AffineFit(weight, rank, error, doubt=0.0, unresolved=0, rank_open=False)
 
 
@@ -137,7 +150,7 @@ def _varies(moments: Moments) -> Tensor:
 
 def spectrum_of_rows(h: Tensor) -> Spectrum:
     """Eigenvalues and eigenvectors of Sigma_H from the rows: small ones have their own accuracy."""
-    rows = _centred(h) / len(h) ** 0.5
+    rows = centred_rows(h) / len(h) ** 0.5
     if len(rows) > rows.shape[1]:
         rows = torch.linalg.qr(rows, mode="r").R
     values, vectors = torch.linalg.svd(rows)[1:]
@@ -146,7 +159,7 @@ def spectrum_of_rows(h: Tensor) -> Spectrum:
     return Spectrum(padded, vectors.T, of_rows=True)
 
 
-def _centred(rows: Tensor) -> Tensor:
+def centred_rows(rows: Tensor) -> Tensor:
     rows = double(rows).cpu()
     rows = rows - rows.mean(0)
     return rows - rows.mean(0)  # again: the mean of a column about 1e16 is itself rounded

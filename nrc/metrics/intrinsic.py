@@ -6,16 +6,18 @@ information", Scientific Reports 7 (2017) 12140.
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from nrc.arrays import as_tensor, dense, double
+from nrc.arrays import as_tensor, dense, double, precision
 from nrc.errors import UserError
 
 CANDIDATES = 8  # nearest rows by the fast formula, among which the exact distances choose two
 CHUNK = 1 << 22  # distances at a time: 32 MB
+TIES = 0.05  # of the rows; where the density is continuous there are none
 
 
 def intrinsic_dimension(
@@ -46,7 +48,8 @@ def intrinsic_dimension(
         discard: of "fit", share of the largest mu left out, in [0, 1).
 
     Raises:
-        UserError: another shape, numbers that are not finite, fewer than 10 different rows, unknown estimator.
+        UserError: another shape, numbers that are not finite, fewer than 10 different rows, unknown estimator; rows on a
+            lattice, such as whole numbers, whose nearest neighbours are equally far for more than 1 row in 20.
 
     Example:
         >>> plane = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0)) @ torch.eye(2, 10)
@@ -57,6 +60,8 @@ def intrinsic_dimension(
         raise UserError(f"estimator is {estimator!r}; choose mle or fit")
     if not 0 <= discard < 1:
         raise UserError(f"discard is {discard}; give a share of the rows in [0, 1)")
+    if not isinstance(samples, Integral) or samples < 10:
+        raise UserError(f"samples is {samples!r}; give a whole number of rows, 10 or more")
     h = dense(as_tensor(features, "features"))
     if h.ndim != 2:
         raise UserError(f"features have shape {tuple(h.shape)}; expected (N, d)")
@@ -70,7 +75,16 @@ def intrinsic_dimension(
     rows = torch.unique(double(h).cpu(), dim=0)
     if len(rows) < 10:
         raise UserError(f"only {len(rows)} different rows; the 2-NN estimate needs at least 10")
-    ratios = _ratios(rows).log().sort().values
+    # of 16 bits steps this large are no doubt yet: over many columns they average out
+    eps = min(max(precision(h.dtype), torch.finfo(torch.float64).eps), torch.finfo(torch.float32).eps)
+    first, second = _nearest(rows)
+    ties = int((second - first <= 4 * eps * rows.abs().max()).sum())
+    if ties > TIES * len(rows):
+        raise UserError(
+            f"for {ties} of {len(rows)} different rows the two nearest are equally far: they lie on a lattice, as whole "
+            "or rounded numbers do, and the 2-NN estimate would count ties as dimensions; give the numbers unrounded"
+        )
+    ratios = (second / first).log().sort().values
     if estimator == "mle":
         return float((len(ratios) - 1) / ratios.sum())
     kept = max(1, int(len(ratios) * (1 - discard)))
@@ -79,10 +93,11 @@ def intrinsic_dimension(
     return float((x @ y) / (x @ x))
 
 
-def _ratios(rows: Tensor) -> Tensor:
-    """mu = r2/r1 of each row."""
+def _nearest(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """r1 and r2 of each row."""
     rows = rows - rows.mean(0)
-    rows = rows / rows.abs().max()
+    unit = rows.abs().max()
+    rows = rows / unit
     square = rows.square().sum(1)
     step = max(1, CHUNK // len(rows))
     found = []
@@ -92,5 +107,5 @@ def _ratios(rows: Tensor) -> Tensor:
         apart.diagonal(start).fill_(torch.inf)
         near = apart.topk(min(CANDIDATES, len(rows) - 1), largest=False).indices
         exact = torch.linalg.vector_norm(rows[near] - part[:, None], dim=2).sort(1).values
-        found.append(exact[:, 1] / exact[:, 0])
-    return torch.cat(found)
+        found.append(exact[:, :2] * unit)
+    return tuple(torch.cat(found).unbind(1))  # type: ignore[return-value]

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrc.arrays import as_tensor
+from nrc.arrays import as_tensor, dense
 from nrc.errors import UserError
 from nrc.metrics.fit import UNEVEN
 from nrc.metrics.layer import Layer, Undefined
-from nrc.metrics.linalg import outside, smallest_eigenvalue, weight_matrix, weight_spectrum
-from nrc.moments import Moments
+from nrc.metrics.linalg import as_covariance, outside, smallest_eigenvalue, weight_matrix, weight_spectrum
+from nrc.moments import Moments, unit_rows
 
 
 def squared_error(moments: Moments, weight: Tensor, bias: Tensor | None) -> float:
@@ -98,8 +98,8 @@ def nrc1(layer: Layer) -> float:
 
 def nrc1_raw(layer: Layer) -> float:
     """mean_i |h_i - P h_i|^2: NRC1 of features that are not normalised, as in earlier runs. [0, inf), unit of
-    h^2."""
-    return outside(layer.moments.sigma_h, layer.moments.mean_h, _principal(layer))
+    h^2. Good to 1e-16 of mean |h|^2 where the rows are not at hand."""
+    return layer.outside(_principal(layer))
 
 
 def nrc1_centred(layer: Layer) -> float:
@@ -109,9 +109,12 @@ def nrc1_centred(layer: Layer) -> float:
     No function of second moments: it needs a second pass (`Moments.add_centred`).
     """
     basis = _principal(layer)
-    if layer.moments.centred is None:
+    centred = layer.moments.centred
+    if centred is None:
         raise Undefined(layer.moments.centred_missing)
-    return outside(layer.moments.centred.covariance, layer.moments.centred.mean, basis)
+    if centred.count != layer.moments.count:
+        raise Undefined(f"the second pass had {centred.count} rows, the first {layer.moments.count}")
+    return outside(centred.covariance, centred.mean, basis)
 
 
 def _row_space(layer: Layer) -> Tensor:
@@ -137,27 +140,33 @@ def nrc2(layer: Layer) -> float:
 
 
 def nrc2_raw(layer: Layer) -> float:
-    """mean_i |h_i - P_W h_i|^2: NRC2 of features that are not normalised. [0, inf), unit of h^2."""
-    return outside(layer.moments.sigma_h, layer.moments.mean_h, _row_space(layer))
+    """mean_i |h_i - P_W h_i|^2: NRC2 of features that are not normalised. [0, inf), unit of h^2. Good to 1e-16
+    of mean |h|^2 where the rows are not at hand."""
+    return layer.outside(_row_space(layer))
 
 
 def nrc2_centred(features: Any, weight: Any) -> float:
     """mean_i |v_i - P_W v_i|^2, v = (h - hbar)/|h - hbar|: centred, then normalised. [0, 1]; blind to the mean feature.
 
     Of features (N, d) and the weight (n, d) themselves: it is no function of second moments. NaN where a feature is the
-    mean itself. Not in a paper; beside NRC2 (NeurIPS 2024) as `nrc1_centred` is beside NRC1.
+    mean itself, or where W has a rank below n. Not in a paper; beside NRC2 (NeurIPS 2024) as `nrc1_centred` is beside NRC1.
 
     Example:
         >>> nrc2_centred([[1.0, 5.0], [-1.0, 5.0]], [[2.0, 0.0]])
         0.0
     """
-    h = as_tensor(features, "features").cpu().double()
-    h = h - h.mean(0)
-    length = h.norm(dim=1, keepdim=True)
-    if not length.all():
+    h, w = dense(as_tensor(features, "features")).cpu().double(), as_tensor(weight, "weight").double()
+    if h.ndim != 2 or w.ndim != 2 or h.shape[1] != w.shape[1] or 0 in h.shape:
+        raise UserError(
+            f"features have shape {tuple(h.shape)} and weight {tuple(w.shape)}; expected (N, d) and (n, d)"
+        )
+    if not torch.isfinite(h).all():
+        raise UserError("features contain NaN or infinity; remove or repair such rows")
+    unit, zero = unit_rows(h - h.mean(0))
+    found = weight_spectrum(w)
+    if zero or found.rank < len(w):
         return math.nan
-    basis = weight_spectrum(as_tensor(weight, "weight").cpu().double()).vectors
-    return float(1 - (h / length @ basis).square().sum(1).mean())
+    return float(1 - (unit @ found.vectors).square().sum(1).mean())
 
 
 SUMS_FLOOR = 1e-16  # what rounding of the float64 sums adds
@@ -224,7 +233,7 @@ def _gram_and_root(weight: Any, sigma: Any) -> tuple[Tensor, Tensor, Tensor]:
     """K = W W' normalised, eigenvalues of Sigma, and Sigma^(1/2), all float64."""
     w = weight_matrix(weight)[0]
     w = w / w.abs().max().clamp_min(torch.finfo(w.dtype).tiny)  # K/|K| has no scale, and K may overflow
-    s = as_tensor(sigma, "sigma").cpu().double()
+    s = as_covariance(sigma, "sigma")
     if s.shape != (len(w), len(w)):
         raise UserError(
             f"weight has shape {tuple(w.shape)} and sigma {tuple(s.shape)}; expected (n, d) and (n, n)"
@@ -265,8 +274,12 @@ def nrc3(weight: Any, sigma: Any, gamma: float) -> float:
 
 def nrc3_curve(weight: Any, sigma: Any, gammas: Any) -> Tensor:
     """NRC3 at each of `gammas` (m,), as float64 (m,): figure 4 of NeurIPS 2024."""
-    gram, _, root = _gram_and_root(weight, sigma)
-    return _distance(gram, root, as_tensor(gammas, "gammas").cpu().double().sqrt())
+    gram, values, root = _gram_and_root(weight, sigma)
+    gammas = as_tensor(gammas, "gammas").cpu().double()
+    # a share of lambda_min may be below 0 by rounding
+    if gammas.ndim != 1 or not (gammas >= -1e-12 * values[-1]).all():
+        raise UserError(f"gammas must be numbers >= 0 of shape (m,), got {gammas.tolist()}")
+    return _distance(gram, root, gammas.clamp_min(0.0).sqrt())
 
 
 def gamma_star(weight: Any, sigma: Any) -> tuple[float, float]:

@@ -15,9 +15,11 @@ from nrc.arrays import as_tensor, double
 from nrc.errors import UserError
 from nrc.metrics.fit import (
     AffineFit,
+    centred_rows,
     fit_of_rows,
     fit_of_scaled_columns,
     fit_of_sums,
+    rank_margin,
     spectrum_of_rows,
 )
 from nrc.metrics.linalg import (
@@ -25,6 +27,7 @@ from nrc.metrics.linalg import (
     Spectrum,
     WeightSpectrum,
     eigenvalue_floor,
+    outside,
     spectrum,
     weight_spectrum,
 )
@@ -34,6 +37,7 @@ from nrc.rank import rank_of_targets
 MANY_COLUMNS = 2048  # of more columns than this, and than twice the rows, the rows' own space is measured
 VANISHED_RMS = 1e-12
 VANISHED_SIGNAL = 1e-8
+SMALL_SHARE = 1e-10  # of the mean square: what is left of less has fewer than six digits in the sums
 CLEAR_GAP = 1e-8  # relative, between two eigenvalues: the sums then give their vectors to 1e-7
 MAP_DOUBT = 0.01  # relative, of linear_mse: with more in doubt it is not stated
 MAP_DOUBT_OF_TARGETS = 1e-8  # the same of the targets' variance
@@ -251,12 +255,13 @@ class Layer:
     def fit(self) -> AffineFit:
         """The best affine map H -> Y, from the sums where they decide, else from the rows or scaled columns."""
         m, rounding = self.moments, self.column_rounding
-        fit = fit_of_sums(m, self.features, rounding)
+        margin = rank_margin(m, self.columns)
+        fit = fit_of_sums(m, self.features, rounding, margin)
         if fit.settled:
             return fit
         if self.rows is not None:
-            return fit_of_rows(m, *self.rows, rounding)
-        return fit_of_scaled_columns(m, rounding) or fit
+            return fit_of_rows(m, *self.rows, rounding, margin)
+        return fit_of_scaled_columns(m, rounding, margin) or fit
 
     @property
     def feature_rank(self) -> int:
@@ -298,6 +303,17 @@ class Layer:
                 "float64 sums do not resolve; divide the features by their standard deviations"
             )
         return fit.weight, m.mean_y - fit.weight @ m.mean_h
+
+    def outside(self, basis: Tensor, *, centred: bool = False) -> float:
+        """mean |h - P h|^2, P = basis basis' (orthonormal columns): from the sums, or what is small from the rows."""
+        m = self.moments
+        found = outside(m.sigma_h, None if centred else m.mean_h, basis)
+        if self.rows is None or found > SMALL_SHARE * self.mean_square:
+            return found
+        rows = centred_rows(self.rows[0]) if centred else double(self.rows[0]).cpu()
+        for _ in range(2):  # again: the first leaves the rounding of what it takes away
+            rows = rows - (rows @ basis) @ basis.T
+        return float(rows.square().sum() / len(rows))
 
     @property
     def columns(self) -> int:

@@ -22,7 +22,6 @@ from nrc.metrics.linalg import (
     eigenvalue_floor,
     fixed_normal,
     mean_cosine,
-    outside,
     random_subspace_cosine,
     weight_matrix,
 )
@@ -36,9 +35,9 @@ ALIVE = 0.1  # of the largest singular value of the last weight: with less, a ta
 
 def noise_abs(layer: Layer, k: int | None = None) -> float:
     """Tr(Sigma_H) - Tr(U_k' Sigma_H U_k) = sum of l_j over j > k, by default k = r. [0, inf), unit of h^2.
-    Poster."""
+    Poster. Good to 1e-16 of the features' variance where the rows are not at hand."""
     k = layer.directions if k is None else k
-    return outside(layer.moments.sigma_h, None, layer.features.vectors[:, :k])
+    return layer.outside(layer.features.vectors[:, :k], centred=True)
 
 
 def noise(layer: Layer, k: int | None = None) -> float:
@@ -204,8 +203,8 @@ def cka_null(layer: Layer) -> float:
 def linear_mse(layer: Layer) -> float:
     """MSE of the best affine map H -> Y: Tr(Sigma_Y - Sigma_YH Sigma_H^+ Sigma_HY)/t. CPAL 2026.
 
-    [0, inf), unit of y^2; 0 is a perfect fit, good to 1e-15 of the targets' variance. Least squares on the numbers as
-    they are; float64 holds a direction of size s beside others of size 1 to 1e-16/s. From moments alone, k directions
+    [0, inf), unit of y^2; 0 is a perfect fit, good to 1e-15 of the targets' variance from the rows, to 1e-8 of it
+    from moments alone. Least squares on the numbers as they are; float64 holds a direction of size s beside others of size 1 to 1e-16/s. From moments alone, k directions
     below 2e-16 d of the largest variance are left out; where they may explain more of the error than 1 % and twice the
     share k/N of chance, it is undefined (see `nrc.metrics.fit`). With `linear_map_from` the map is fitted
     there and judged on these moments. The model's own MSE where a layer already holds the prediction, or less, where
@@ -272,8 +271,7 @@ def weight_rcond(layer: Layer) -> float:
         >>> weight_rcond(Layer.of(Moments().update(h, h), weight=torch.tensor([[4.0, 0.0], [0.0, 1.0]])))
         0.25
     """
-    values = layer.require_weight().values
-    return float(values[-1] / values[0])
+    return layer.require_weight().rcond
 
 
 def mean_share(layer: Layer) -> float:
@@ -410,6 +408,8 @@ def weight_balance(weight: Any, next_weight: Any, bias: Any = None, *, relu: boo
         column = double(as_tensor(bias, "bias")).cpu().reshape(-1, 1)
         if len(column) != len(first):
             raise UserError(f"bias has {len(column)} entries, but the weight has shape {w[1]}")
+        if not torch.isfinite(column).all():
+            raise UserError("the bias contains NaN or infinity; training may have diverged")
         first = torch.cat((first, column), 1)
     largest = torch.maximum(first.abs().max(), then.abs().max())
     if largest == 0:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nrc.arrays import as_tensor
+from nrc.arrays import as_tensor, dense
 from nrc.errors import UserError
 
 
@@ -32,6 +32,15 @@ class WeightSpectrum:
     vectors: Tensor
     rank: int
 
+    @cached_property
+    def rcond(self) -> float:
+        """Smallest singular value over the largest, of min(out, d); small ones are those of the matrix itself."""
+        ratio = float(self.values[-1] / self.values[0])
+        if ratio > GRAM_RATIO:
+            return ratio
+        exact = torch.linalg.svdvals(self.matrix / self.matrix.abs().max())
+        return float(exact[-1] / exact[0])
+
     def along(self, basis: Tensor) -> WeightSpectrum:
         """The same weight of the coordinates B'h, along an orthonormal basis (d, k) that holds its rows."""
         return replace(self, matrix=self.matrix @ basis, vectors=basis.T @ self.vectors)
@@ -47,6 +56,8 @@ def spectrum(covariance: Tensor) -> Spectrum:
 # 0.75e-15 was seen for 40 to 512 columns.
 RESOLUTION = 1e-15
 EPS = 2.3e-16  # of float64, rounded up
+ASYMMETRY = 1e-5  # of a covariance's largest entry: rounding of float32 sums
+GRAM_RATIO = 1e-4  # a Gram matrix gives singular values down to this share of the largest to 1e-8
 
 
 def eigenvalue_floor(values: Tensor) -> float:
@@ -77,8 +88,8 @@ def smallest_eigenvalue(covariance: Tensor) -> float:
 def weight_matrix(weight: Any) -> tuple[Tensor, tuple[int, ...], float]:
     """A linear (out, d) or convolution (out, d, kh, kw) weight as float64 (out * kh * kw, d), shape,
     precision."""
-    w = as_tensor(weight, "weight").cpu()
-    if w.ndim < 2:
+    w = dense(as_tensor(weight, "weight")).cpu()
+    if w.ndim < 2 or 0 in w.shape:
         raise UserError(f"weight has shape {tuple(w.shape)}; expected (out, d) or (out, d, kh, kw)")
     if not torch.isfinite(w).all():
         raise UserError(
@@ -166,19 +177,41 @@ def fixed_normal(draws: int, d: int, n: int) -> Tensor:
     return torch.randn(draws, d, n, generator=generator, dtype=torch.float64, device="cpu")
 
 
+def _square(values: Any, what: str) -> Tensor:
+    c = dense(as_tensor(values, what)).cpu().double()
+    if c.ndim != 2 or c.shape[0] != c.shape[1] or not len(c):
+        raise UserError(f"{what} has shape {tuple(c.shape)}; expected (n, n)")
+    return c
+
+
+def as_covariance(values: Any, what: str) -> Tensor:
+    """A covariance (n, n), checked, as float64 on the CPU."""
+    c = _square(values, what)
+    if not torch.isfinite(c).all():
+        raise UserError(f"{what} contains NaN or infinity")
+    slack = ASYMMETRY * float(c.abs().max())
+    if float((c - c.T).abs().max()) > slack:
+        raise UserError(f"{what} is not symmetric; give a covariance, Yc'Yc/N")
+    if float(torch.linalg.eigvalsh(c)[0]) < -slack * len(c):
+        raise UserError(f"{what} has negative eigenvalues; give a covariance, Yc'Yc/N")
+    return c
+
+
 def stable_rank(covariance: Any) -> float:
-    """|C|_F^2/|C|_2^2 = sum_j l_j^2 / l_1^2 of a covariance C with eigenvalues l_j. [1, n]; 1: one direction only.
+    """|C|_F^2/|C|_2^2 = sum_j l_j^2 / l_1^2 of a covariance C with eigenvalues l_j. [1, n]; 1: one direction only, NaN:
+    C is zero.
 
     Example:
         >>> stable_rank([[2.0, 0.0], [0.0, 1.0]])
         1.25
     """
-    values = torch.linalg.eigvalsh(as_tensor(covariance, "the covariance").cpu().double())
-    return float(values.square().sum() / values[-1] ** 2)
+    values = torch.linalg.eigvalsh(as_covariance(covariance, "the covariance"))
+    return float((values / values[-1]).square().sum())
 
 
 def unevenness(covariance: Any) -> float:
-    """|C - m I|_F / |m I|_F, m = tr(C)/n the mean variance. [0, sqrt(n - 1)]; 0: a multiple of the identity.
+    """|C - m I|_F / |m I|_F, m = tr(C)/n the mean variance. [0, sqrt(n - 1)]; 0: a multiple of the identity, NaN: C is
+    zero or not finite.
 
     NeurIPS 2024, corollary 4.2 (v): residuals of the unconstrained feature model have a covariance of this form.
 
@@ -186,6 +219,6 @@ def unevenness(covariance: Any) -> float:
         >>> unevenness([[3.0, 0.0], [0.0, 3.0]])
         0.0
     """
-    c = as_tensor(covariance, "the covariance").cpu().double()
-    even = torch.eye(len(c), dtype=torch.float64, device="cpu") * c.trace() / len(c)
-    return float((c - even).norm() / even.norm())
+    c = _square(covariance, "the covariance")
+    even = torch.eye(len(c), dtype=torch.float64, device="cpu")
+    return float((c / (c.trace() / len(c)) - even).norm() / even.norm())
