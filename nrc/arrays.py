@@ -15,7 +15,7 @@ from nrc.errors import UserError
 
 def as_tensor(values: Any, what: str) -> Tensor:
     """`values` (tensor, array or nested list of real numbers) as a tensor, without copying where possible."""
-    _refuse_mask(values, what)
+    refuse_mask(values, what)
     if isinstance(values, nn.Module):
         raise UserError(f"{what}: got the module {type(values).__name__}, not numbers; give its .weight, say")
     try:
@@ -31,16 +31,8 @@ def as_tensor(values: Any, what: str) -> Tensor:
     return tensor
 
 
-def as_labels(groups: Any) -> Any:
-    """Labels of rows as numpy can take them."""
-    _refuse_mask(groups, "groups")
-    if not isinstance(groups, Tensor):
-        return groups
-    labels = dense(as_tensor(groups, "groups")).cpu()
-    return double(labels) if labels.is_floating_point() else labels
-
-
-def _refuse_mask(values: Any, what: str) -> None:
+def refuse_mask(values: Any, what: str) -> None:
+    """A masked array would lose its mask."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise UserError(
             f"{what}: a masked array with {np.ma.count_masked(values)} masked entries, whose mask would be "

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nrc.arrays import as_labels, as_rows, double, precision
+from nrc.arrays import as_rows, double, precision
 from nrc.errors import UserError
 from nrc.metrics import last_layer, layerwise
 from nrc.metrics.groups import Values, coded, labels_of, spread
@@ -239,7 +239,6 @@ def measure(
     values = measure_with_reasons(features, targets, weight, rank=rank, bias=bias).values
     if groups is None:
         return values
-    groups = as_labels(groups)
     h, y = as_rows(features, targets)
     labels = labels_of(groups)
     if labels.shape != (len(h),):

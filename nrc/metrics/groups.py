@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nrc.arrays import as_tensor, dense, double, refuse_mask
 from nrc.errors import UserError
 
 
@@ -58,7 +59,11 @@ def spread(groups: Sequence[tuple[int, Tensor, float]]) -> dict[str, float]:
 
 def labels_of(groups: Any) -> np.ndarray:
     """Labels as an array, each as it came: an array of a list would make text of the numbers in it."""
-    labels = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+    refuse_mask(groups, "groups")
+    if isinstance(groups, Tensor):
+        groups = dense(as_tensor(groups, "groups")).cpu()
+        groups = double(groups) if groups.is_floating_point() else groups  # numpy has no bfloat16
+    labels = np.asarray(groups)
     return (
         np.asarray(groups, dtype=object)
         if labels.dtype.kind in "US" and isinstance(groups, list | tuple)
