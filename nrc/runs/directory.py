@@ -241,6 +241,6 @@ def read_run(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     last = info.get("steps") if info["status"] == "finished" else None
     if list(rows.columns) != COLUMNS or not whole or not len(rows):
         raise damaged(path, "is cut short or changed")
-    if last is not None and rows.step.iloc[-1] != last:
-        raise damaged(path, f"ends at step {rows.step.iloc[-1]} of {last}")
+    if last is not None and rows.step.max() != last:
+        raise damaged(path, f"ends at step {rows.step.max()} of {last}")
     return info, rows
