@@ -2,10 +2,12 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -309,3 +311,37 @@ def test_the_sweep_command(tmp_path: Path) -> None:
         assert result.returncode == 0 and words in result.stdout, result.stderr
     assert len(list(tmp_path.glob("*/wd=*/seed=0/metrics.csv"))) == 2
     assert not list(tmp_path.rglob("events.out*"))
+
+
+@dataclasses.dataclass
+class Arrays:
+    """No settings: OmegaConf takes no arrays."""
+
+    n: int = 3
+    arr: np.ndarray | None = None
+
+
+@dataclasses.dataclass
+class Unions:
+    n: int = 3
+    a: int | str | list[int] = 3
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"), [(Arrays, "Arrays.arr has the type "), (Unions, "Unions.a has the type ")]
+)
+def test_a_type_that_no_setting_can_have_is_named(cls: type, words: str) -> None:
+    with pytest.raises(UserError, match=words) as told:
+        config.typed(cls, OmegaConf.create({"n": 4}), "data")
+    assert "settings are int, float, bool, str, lists and dicts of these" in str(told.value)
+
+
+def test_minus_zero_and_zero_are_one_run() -> None:
+    found = config.members_of(["optim.weight_decay=-0.0,0"])
+    assert [str(member.directory) for member in found] == ["outputs/train-quick/reacher/wd=0/seed=0"]
+    assert str(found[0].settings.optim.weight_decay) == "0.0"
+
+
+def test_a_sweep_without_a_value_has_no_members() -> None:
+    with pytest.raises(UserError, match=re.escape("seed=range(3,0) gives no value")):
+        config.members_of(["seed=range(3,0)"])

@@ -20,8 +20,10 @@ from nrc.cli.cost import cost
 from nrc.errors import UserError
 from nrc.places import ROOT
 from nrc.training import Measure, Optim, Protocol, RunSettings
+from nrc.training.own import calling, where
 from nrc.training.placement import check_resident
 from nrc.training.pool import Member
+from nrc.training.settings import kind_of
 
 MULTIRUN = "hydra.mode=MULTIRUN"
 CONF = str(ROOT / "conf")
@@ -46,14 +48,21 @@ KNOWN = {
     "keep_weights",
 }
 
-# 1e-3 and 0.001 are one weight decay, so they must be one directory
-OmegaConf.register_new_resolver("g", lambda value: format(float(value), "g"), replace=True)
+# 1e-3 and 0.001 are one weight decay, and so are -0 and 0, so they must be one directory
+OmegaConf.register_new_resolver("g", lambda value: format(float(value) + 0.0, "g"), replace=True)
 
-OmegaConf.register_new_resolver(
-    "data_name",
-    lambda *, _root_: getattr(group_settings(_root_, "data"), "data_name", "own"),
-    replace=True,
-)
+
+def _data_name(*, _root_: DictConfig) -> str:
+    """The folder of the runs on a data set, which its class names."""
+    settings = group_settings(_root_, "data")
+    with calling(settings, "data_name"):
+        name = str(getattr(settings, "data_name", "own"))
+    if not name.strip() or name in (".", "..") or re.search(r"[/\\\0]", name):
+        raise UserError(f"{kind_of(settings)}.data_name is {name!r}; it must be the name of one folder")
+    return name
+
+
+OmegaConf.register_new_resolver("data_name", _data_name, replace=True)
 
 
 # a run stops at tau, or earlier when lambda * tau has reached the budget: what decays has decayed by then
@@ -90,7 +99,11 @@ def typed(cls: type, node: DictConfig, name: str) -> Any:
     assert isinstance(values, dict)
     values.pop("_target_", None)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(_plain(cls)), values)
+        plain = OmegaConf.structured(_plain(cls))
+    except Exception:
+        raise _unusable(cls) from None
+    try:
+        merged = OmegaConf.merge(plain, values)
         checked = OmegaConf.to_container(merged, throw_on_missing=True)
     except OmegaConfBaseException as error:
         option = re.split(r"[.\[]", str(error.full_key))[0]
@@ -98,9 +111,33 @@ def typed(cls: type, node: DictConfig, name: str) -> Any:
     return cls(**checked)  # type: ignore[arg-type]
 
 
+def _unusable(cls: type) -> UserError:
+    """What is wrong with a class of settings: a field whose type no setting can have."""
+    name = f"{cls.__module__}.{cls.__name__}"
+    try:
+        hints = get_type_hints(cls)
+    except Exception as error:  # imported for the type checker alone, say
+        return UserError(f"{name}: the types of its fields cannot be read ({type(error).__name__}: {error})")
+    for part in _parts(cls):
+        try:
+            OmegaConf.structured(make_dataclass("Alone", [part], kw_only=True))
+        except Exception as error:
+            hint = hints[part[0]]
+            told = hint.__name__ if type(hint) is type else str(hint)
+            return UserError(
+                f"{name}.{part[0]} has the type {told}: {str(error).splitlines()[0].rstrip(' :')}; settings are int, float, "
+                "bool, str, lists and dicts of these, each also | None, or Any"
+            )
+    return UserError(f"{name} cannot be read as settings")
+
+
 @lru_cache
 def _plain(cls: type) -> type:
     """The dataclass as OmegaConf 2.3 takes it: a Literal is a string to it, whose choices the class itself checks."""
+    return make_dataclass(cls.__name__, _parts(cls), kw_only=True)
+
+
+def _parts(cls: type) -> list[tuple[str, Any, Any]]:
     kinds = get_type_hints(cls)
     plain = {name: str if get_origin(kind) is Literal else kind for name, kind in kinds.items()}
     parts: list[tuple[str, Any, Any]] = []
@@ -111,7 +148,7 @@ def _plain(cls: type) -> type:
             else field(default_factory=f.default_factory)
         )
         parts.append((f.name, plain[f.name], made))
-    return make_dataclass(cls.__name__, parts, kw_only=True)
+    return parts
 
 
 def group_settings(cfg: DictConfig, group: str) -> Any:
@@ -119,14 +156,15 @@ def group_settings(cfg: DictConfig, group: str) -> Any:
 
     A class from elsewhere takes of the group's file the settings that it has.
     """
-    target, method = str(cfg[group].get("_target_")), METHODS[group]
+    target, method = str(cfg[group].get("_target_") or ""), METHODS[group]
+    if not target:
+        raise UserError(
+            f"{group}._target_ is missing; name a class, as my_package.MyClass, or a file of conf/{group}"
+        )
     try:
         found = get_class(target)
     except Exception as error:
-        why = " ".join(str(error).split())
-        raise UserError(
-            f"{group}._target_ is {target!r}, which cannot be imported ({why}); is its folder on PYTHONPATH?"
-        ) from None
+        raise UserError(f"{group}._target_ is {target!r}, {_why_not(target, error)}") from None
     if not is_dataclass(found) or not callable(getattr(found, method, None)):
         raise UserError(f"{group}._target_ is {target!r}; it must be a dataclass with a method {method}")
     node = cfg[group].copy()
@@ -136,6 +174,25 @@ def group_settings(cfg: DictConfig, group: str) -> Any:
             for key in set(node) - known - {"_target_"}:
                 del node[key]
     return typed(found, node, group)
+
+
+def _why_not(target: str, error: Exception) -> str:
+    """Why a class cannot be imported: its module is not found, is wrong itself, or has no such class."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    parts, why = target.split("."), " ".join(str(error).split())
+    name = getattr(cause, "name", None)
+    if isinstance(cause, ModuleNotFoundError) and name == parts[0]:
+        return f"which cannot be imported (there is no module {name!r}); is its folder on PYTHONPATH?"
+    missing = isinstance(cause, ModuleNotFoundError | AttributeError) and name in (
+        *parts,
+        *(".".join(parts[:k]) for k in range(len(parts) + 1)),
+    )
+    if missing or cause is error:
+        return f"which cannot be imported ({why}); name a class in a module, as my_package.MyClass"
+    text = " ".join(str(cause).split())
+    return f"which cannot be imported: its code fails with {type(cause).__name__}: {text} ({where(cause)})"
 
 
 @dataclass(frozen=True)
@@ -178,6 +235,11 @@ def run_settings(cfg: DictConfig, overrides: Iterable[str] = ()) -> RunSettings:
     check_resident(cfg.resident)
     if cfg.name is None or not str(cfg.name).strip():
         raise UserError(f"name is {cfg.name!r}; give the folder below outputs/ a name")
+    if any(part in ("", ".", "..") for part in re.split(r"[/\\]", str(cfg.name))):
+        raise UserError(
+            f"name is {cfg.name!r}, which is no folder below outputs/; for another place give hydra.run.dir, or "
+            "hydra.sweep.dir with -m"
+        )
     experiment = None if cfg.experiment is None else typed(Experiment, cfg.experiment, "experiment")
     return RunSettings(
         data=group_settings(cfg, "data"),
@@ -250,6 +312,8 @@ def members_of(
                 raise UserError(
                     f"two runs of the sweep share {place}; tell them apart, say by 'hydra.sweep.dir=outputs/rates/${{optim.lr}}'"
                 )
+    if not members:
+        raise UserError(f"{' '.join(swept)} gives no value, so there is no run; give one at least")
     return list(members.values())
 
 

@@ -73,6 +73,12 @@ def one_line(error: BaseException) -> str:
     if unknown:
         group = unknown[1].partition(".")[0]
         return f"there is no setting {unknown[1]}; see conf/{group if group in GROUPS else 'train.yaml'}"
+    lacking = re.match(r"Interpolation key '([^']+)' not found", text)
+    if lacking:
+        return (
+            f"there is no setting {lacking[1]}, but another one is given by it, as ${{{lacking[1]}}}; name one that is in "
+            "conf/, and take none away with ~"
+        )
     several = re.match(r"Ambiguous value for argument '(([^=]+)=(.*?))'", text)
     if several:
         return (
@@ -168,7 +174,9 @@ def remove_empty(directory: Path) -> None:
         for folder in (directory, *directory.parents):
             if folder == here or folder in here.parents:
                 break
-            folder.rmdir()
+            with suppress(FileNotFoundError):
+                if folder.name != "..":
+                    folder.rmdir()
 
 
 class Options(argparse.ArgumentParser):

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
 from nrc.cli import config, console
 from nrc.errors import UserError
+from nrc.runs.directory import damaged, read_run
 from nrc.training.members import Member
 from nrc.training.pool import run_all
 from nrc.training.stopping import Interrupted, stop_signals
@@ -75,6 +76,8 @@ def members(
             raise UserError(
                 f"hydra.launcher.n_jobs is {jobs!r}; give a number of processes, or null for one per core"
             )
+        if not job_overrides:
+            raise UserError(f"the sweep has no run: {_without_values(launcher)}")
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             cfg = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
             with open_dict(cfg):
@@ -97,6 +100,16 @@ def members(
         console.remove_empty(folder)
         raise
     return found
+
+
+def _without_values(launcher: Any) -> str:
+    """The swept settings that have no value, and what to do."""
+    parser = OverridesParser.create(config_loader=launcher.hydra_context.config_loader)
+    params = launcher.config.hydra.sweeper.get("params") or {}
+    texts = [f"{key}={value}" for key, value in params.items()] + list(launcher.config.hydra.overrides.task)
+    swept = [one for one in parser.parse_overrides(texts) if one.is_sweep_override()]
+    empty = [one.input_line for one in swept if not list(one.sweep_string_iterator())]
+    return f"{', '.join(map(str, empty)) or 'nothing is swept and'} gives no value; give one at least"
 
 
 def _as_typed(sweep: DictConfig, cfg: DictConfig) -> list[str]:
@@ -135,6 +148,13 @@ def _returned(cfg: DictConfig, member: Member, outcome: str) -> JobReturn:
 
 
 def objective(directory: Path) -> float:
-    """What a sweeper such as Optuna's minimises: the error on the test set at the end of the run."""
-    rows = pd.read_csv(directory / "metrics.csv")
-    return float(rows[(rows.split == "test") & (rows.metric == "mse")].value.iloc[-1])
+    """What a sweeper such as Optuna's minimises: the error on the test set at the end of the run.
+
+    Raises:
+        UserError: `metrics.csv` is damaged.
+    """
+    _, rows = read_run(directory)
+    found = rows[(rows.split == "test") & (rows.layer == "model") & (rows.metric == "mse")]
+    if not len(found):
+        raise damaged(directory, "has no test error")
+    return float(found.value.iloc[-1])

@@ -62,6 +62,8 @@ def train(cfg: DictConfig) -> float:
                 tensorboard=cfg.tensorboard,
             )
     finally:
+        # as it was made: with name=../x by way of outputs/
+        console.remove_empty(Path.cwd() / HydraConfig.get().run.dir)
         console.remove_empty(directory)
     if outcome == "diverged":
         raise UserError(f"{directory} diverged; use a smaller optim.lr")

@@ -81,6 +81,19 @@ class MLPNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, n_in) -> (B, n_out)
         return self.stack(x)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is what its settings say, without BatchNorm, and all of it trains: a class derived from it, or a
+        network changed after it was built, need not be."""
+        kinds = [nn.Linear, nn.ReLU] * (self.settings.num_layers - 1) + [nn.Linear]
+        if self.settings.feature_activation == "none" and len(kinds) > 1:
+            del kinds[-2]
+        return (
+            type(self) is MLPNetwork
+            and [type(module) for module in self.stack] == kinds
+            and all(p.requires_grad for p in self.parameters())
+        )
+
     def measured_layers(self) -> dict[str, nn.Module]:
         """Every Linear layer by its name; collapse is measured at its input."""
         return {f"fc{k}": getattr(self.stack, f"fc{k}") for k in range(1, self.settings.num_layers + 1)}

@@ -218,17 +218,29 @@ def read_info(path: Path) -> dict[str, Any]:
     return info
 
 
+def damaged(path: Path, what: str) -> UserError:
+    """For the metric rows of a run that cannot be used."""
+    return UserError(f"{Path(path) / 'metrics.csv'} {what}; delete {path} and run the same command again")
+
+
 def read_run(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """The record and the metric rows of one run.
 
     Raises:
-        UserError: the record or the rows are damaged.
+        UserError: the record or the rows are damaged, or the rows end before the run did.
     """
     file = Path(path) / "metrics.csv"
     info = read_info(path)
     try:
-        return info, pd.read_csv(file)
+        rows = pd.read_csv(file)
+        with open(file, "rb") as handle:
+            handle.seek(-1, os.SEEK_END)
+            whole = handle.read() == b"\n"
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file} cannot be read ({type(error).__name__}: {error}); delete {path} and run the same command again"
-        ) from None
+        raise damaged(path, f"cannot be read ({type(error).__name__}: {error})") from None
+    last = info.get("steps") if info["status"] == "finished" else None
+    if list(rows.columns) != COLUMNS or not whole or not len(rows):
+        raise damaged(path, "is cut short or changed")
+    if last is not None and rows.step.max() != last:
+        raise damaged(path, f"ends at step {rows.step.max()} of {last}")
+    return info, rows

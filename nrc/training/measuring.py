@@ -113,6 +113,7 @@ class Measurer:
         )
         self.decay_biases = decay_biases
         self.last_step = -1
+        self.wrong: list[Tensor] = []  # of each batch of a pass, whether W h + b was not the network's output
         self.last: Metrics | None = None
         self.first_nrc1 = math.nan
         self.start: dict[str, Tensor] = {}
@@ -143,7 +144,11 @@ class Measurer:
                 train, test, scores, {name: (kept[name], held_out[name]) for name in held_out if name in kept}
             )
         outputs: list[Tensor] = []
-        handle = self.modules[self.head].register_forward_hook(lambda _, args, out: outputs.append(out))
+        wrong = self.wrong
+        handles = [
+            self.modules[self.head].register_forward_hook(lambda _, args, out: outputs.append(out)),
+            self.model.register_forward_hook(lambda _, args, out: wrong.append(unlike(out, outputs[-1]))),
+        ]
         try:
             train = collect(
                 self.model,
@@ -153,13 +158,16 @@ class Measurer:
                 positions=self.positions,
                 trust=True,
             )
+            scores = torch.cat(outputs).double()
+            # errors alone: no second pass
+            test = collect(
+                self.model, self.test, self.layers, keep_bytes=0, positions=self.positions, trust=True
+            )
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         bias = reading_weight(self.modules[self.head])[1]
         assert bias is not None  # of the output layer
-        scores = torch.cat(outputs).double()
-        # errors alone: no second pass
-        test = collect(self.model, self.test, self.layers, keep_bytes=0, positions=self.positions, trust=True)
         return Pass(train, test, scores - bias.to(scores.device), {})
 
     def _sums(self, batches: Batches, *, last: bool, keep: bool) -> tuple[Collected, Tensor, dict[str, Rows]]:
@@ -169,21 +177,22 @@ class Measurer:
             last: also sum the directions of the last layer's features, which NRC1 and NRC2 are of.
             keep: return the rows of all layers if they fit into memory, else of none.
         """
-        numbers = {
-            name: t.detach() for name, t in (*self.model.named_parameters(), *self.model.named_buffers())
-        }
-        numbers = {name: t.double() if t.is_floating_point() else t for name, t in numbers.items()}
-        weight = self.modules[self.head].weight.detach().double()  # type: ignore[union-attr,operator]
+        numbers = in_float64(self.model)
+        weight, bias = reading_weight(self.modules[self.head])
+        assert weight is not None and bias is not None  # of the output layer
+        weight, bias = weight.detach().double(), bias.detach().double()
         sums = {name: Moments(directions=last and name == self.head) for name in self.layers}
         seen: dict[str, Tensor] = {}
         kept: list[Tensor] = []
         scores: list[Tensor] = []
         rows: dict[str, list[Tensor]] = {name: [] for name in self.layers if keep}
+        versions: dict[str, int] = {}
         held = 0
 
         def reader(name: str) -> Callable[..., None]:
             def read(_: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
                 seen[name] = out if name.endswith(OUT) else inputs[0]
+                versions[name] = seen[name]._version
 
             return read
 
@@ -194,10 +203,16 @@ class Measurer:
         try:
             with evaluating(self.model):
                 for x, y in batches:
-                    functional_call(self.model, numbers, (x.to(y.device).double(),))
+                    out = functional_call(self.model, numbers, (x.to(y.device).double(),))
                     for name, moments in sums.items():
+                        if seen[name]._version != versions[name]:
+                            raise UserError(
+                                f"what layer '{name}' is measured by is overwritten in place after it has run "
+                                "(inplace=True, +=); write the result to another tensor"
+                            )
                         moments.update(seen[name], y)
                     scores.append(seen[self.head] @ weight.T)
+                    self.wrong.append(unlike(out, scores[-1] + bias))
                     kept += [seen[self.head]] if last and fits else []
                     for name in rows:
                         rows[name].append(seen[name])
@@ -222,12 +237,16 @@ class Measurer:
 
         Raises:
             Diverged: features or weights are not finite.
+            UserError: the network's output is not that of its last layer.
         """
         ends = step in (0, self.clock.total_steps)
         train, test, scores, kept = self.collect(keep=ends)
         sums = [*train.values(), *test.values()]
         if not all(m.finite for m in sums) or not all(p.isfinite().all() for p in self.model.parameters()):
             raise Diverged(step)
+        if torch.stack(self.wrong).any():  # a clamp may begin to act while it trains
+            raise UserError(unlike_head(self.head))
+        self.wrong.clear()
         when = (self.clock.epoch_at(step), step, self.clock.tau_at(step))
         left_out = {"mse", "r2"} | (set() if ends else AT_ENDS)
         rows: list[Row] = []
@@ -374,6 +393,34 @@ class Measurer:
         self.first_nrc1, self.start = state["first_nrc1"], state["start"]
         self.last = None if state["last"] is None else Metrics(**state["last"])
         self.frames = state["frames"]
+
+
+def in_float64(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, as copies in float64 where they are floats, for `functional_call`."""
+    numbers = {name: t.detach() for name, t in (*model.named_parameters(), *model.named_buffers())}
+    return {
+        name: t.to(torch.float64 if t.is_floating_point() else t.dtype, copy=True)
+        for name, t in numbers.items()
+    }
+
+
+def unlike(out: Any, made: Tensor, size: Tensor | None = None) -> Tensor:
+    """Whether the network's output is another than the predictions (N, n) that its last layer makes, beyond rounding.
+
+    size: of the terms that the predictions are sums of, where they may cancel out; None: of the predictions.
+    """
+    if not isinstance(out, Tensor) or out.shape != made.shape:
+        return torch.ones((), dtype=torch.bool, device=made.device)
+    return (out - made).abs().amax() > 1e-5 * (made if size is None else size).abs().amax()
+
+
+def unlike_head(head: str) -> str:
+    """What is wrong with such a network, and the remedy."""
+    return (
+        f"the network's output is not W h + b of its last measured layer '{head}', so mse, r2 and NRC2 would be those of "
+        "another network; let forward return what that layer makes, or measure the network in a loop of your own "
+        "(nrc.CollapseMonitor)"
+    )
 
 
 def _one_sided(z: np.ndarray) -> bool:

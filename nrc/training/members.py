@@ -33,7 +33,7 @@ class Member:
 def stackable(settings: RunSettings) -> bool:
     """Whether the stacked step covers this run: an MLP without BatchNorm, weight decay on all parameters."""
     model = settings.model
-    return isinstance(model, MLP) and model.norm == "none" and settings.optim.penalty == "all"
+    return type(model) is MLP and model.norm == "none" and settings.optim.penalty == "all"
 
 
 def stacks(members: list[Member]) -> tuple[list[list[Member]], list[Member]]:

@@ -15,6 +15,7 @@ from torch import nn
 from nrc.data import RegressionData
 from nrc.errors import UserError
 from nrc.runs.directory import RunDirectory, environment
+from nrc.training import own
 from nrc.training.clock import Clock
 from nrc.training.loop import Diverged, batch_order, train_steps
 from nrc.training.measuring import Measurer
@@ -46,7 +47,7 @@ def ended(settings: RunSettings, directory: Path, loaded: dict[str, RegressionDa
         return None
     key = repr(settings.data)
     if key not in loaded:
-        loaded[key] = settings.data.load()
+        loaded[key] = own.load(settings.data)
     return outcome_of(RunDirectory.open(directory, identity_of(settings, loaded[key])))
 
 
@@ -78,7 +79,7 @@ def prepare(settings: RunSettings, device: str, threads: int, resident: str = "a
     # reproduction runs are fp32: TF32 would round the products to 10 bits
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True  # a continued run must equal an uninterrupted one
-    data = settings.data.load()
+    data = own.load(settings.data)
     clock = Clock.of(settings.optim, settings.protocol, len(data.x_train))
     _check_fit(settings, data)
     return Site(device, data, place(data, device, resident), clock)
@@ -92,8 +93,9 @@ def open_run(settings: RunSettings, directory: Path, site: Site, held: ExitStack
     """
     data, optim = site.data, settings.optim
     # made before the directory is: what is refused leaves nothing behind
-    model = settings.model.build(data.sizes["inputs"], data.sizes["targets"], settings.seed).to(site.device)
+    model = own.build(settings.model, data, settings.seed).to(site.device)
     _check_batches(model, len(data.x_train), optim.batch_size)
+    own.check(model, settings.model, site.placed)
     measurer = Measurer(
         model, site.placed, settings.measure, site.clock, settings.seed, decay_biases=optim.decay_biases
     )

@@ -55,6 +55,8 @@ class Optim:
             f"optim.weight_decay is {self.weight_decay:g}; it must be >= 0 (0 switches it off)",
         )
         check_choices("optim", self)
+        for option in ("momentum", "weight_decay"):  # -0 and 0 are one run
+            object.__setattr__(self, option, abs(getattr(self, option)))
         _require(self.batch_size > 0, f"optim.batch_size is {self.batch_size}; it must be at least 1")
         _require(
             0 < self.loss_scale < math.inf,
@@ -206,8 +208,8 @@ class RunSettings:
     def as_dict(self) -> dict[str, Any]:
         """All settings that determine the numbers, as plain values."""
         return {
-            "data": {"kind": _kind(self.data), **asdict(self.data)},  # type: ignore[call-overload]
-            "model": {"kind": _kind(self.model), **asdict(self.model)},  # type: ignore[call-overload]
+            "data": {"kind": kind_of(self.data), **asdict(self.data)},  # type: ignore[call-overload]
+            "model": {"kind": kind_of(self.model), **asdict(self.model)},  # type: ignore[call-overload]
             "optim": asdict(self.optim),
             "protocol": asdict(self.protocol),
             "measure": asdict(self.measure),
@@ -215,7 +217,7 @@ class RunSettings:
         }
 
 
-def _kind(settings: object) -> str:
+def kind_of(settings: object) -> str:
     """The name of a class of settings, with its module if it is not of this package."""
     cls = type(settings)
     return cls.__name__ if cls.__module__.startswith("nrc.") else f"{cls.__module__}.{cls.__name__}"

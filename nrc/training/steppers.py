@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from nrc.errors import UserError
 from nrc.models import MLPNetwork
 from nrc.training.settings import Optim
 
@@ -31,7 +32,7 @@ def make_stepper(model: nn.Module, optim: Optim) -> Stepper:
     """The by-hand stepper where it applies, else autograd; `.name` says which."""
     if optim.penalty == "ufm":
         return UFMStepper(model, optim)
-    if isinstance(model, MLPNetwork) and model.settings.norm == "none":
+    if isinstance(model, MLPNetwork) and model.is_plain:
         return HandStepper(model, optim)
     return AutogradStepper(model, optim)
 
@@ -64,7 +65,14 @@ class AutogradStepper:
     def step(self, x: Tensor, y: Tensor, lr: float) -> Tensor:
         for group in self.sgd.param_groups:
             group["lr"] = lr
-        residual = self.model(x) - y
+        out = self.model(x)
+        if getattr(out, "shape", None) != y.shape:  # it would be broadcast
+            given = getattr(out, "shape", None)
+            raise UserError(
+                f"{type(self.model).__name__} returned {type(out).__name__ if given is None else tuple(given)} in training "
+                f"for targets {tuple(y.shape)}; let forward return one column for each target"
+            )
+        residual = out - y
         self.sgd.zero_grad(set_to_none=True)
         self.loss(residual).backward()
         self.sgd.step()
