@@ -19,7 +19,7 @@ from nrc.data import RegressionData
 from nrc.errors import UserError, out_of_memory
 from nrc.features.layers import OUT, reading_weight
 from nrc.features.modes import evaluating
-from nrc.features.probe import same_random_numbers
+from nrc.features.samples import same_random_numbers
 from nrc.training.measuring import in_float64, unlike, unlike_head
 from nrc.training.placement import Placed
 from nrc.training.settings import DataSettings, ModelSettings, kind_of
