@@ -251,6 +251,22 @@ def test_channels_do_not_pass_for_time_steps():
     assert "time" not in other and "head" in other
 
 
+@pytest.mark.parametrize("mixes", [False, True])
+@pytest.mark.parametrize("horizon", [6, 8])
+def test_channels_do_not_pass_for_the_steps_of_a_forecast(horizon, mixes):
+    """24 steps of 8 channels -> as many steps as channels, or fewer."""
+    torch.manual_seed(0)
+    model = Net(
+        lambda net, x: net.head(net.time(x.mT).mT) if mixes else net.time(x.mT).mT,
+        time=nn.Linear(24, horizon), head=nn.Linear(8, 8), other=nn.Linear(1, 1),
+    )  # fmt: skip
+    monitor = nrc.CollapseMonitor(model, output=None)
+    try:
+        assert "time" not in monitor.measure([(rows(32, 24, 8), rows(32, horizon, 8, seed=1))])
+    except UserError as error:  # nothing is left
+        assert not mixes and "time" in str(error)
+
+
 class Net(nn.Module):
     """A forward pass given as a function of the network and its inputs."""
 

@@ -609,6 +609,11 @@ def _positions(
     if y.ndim == 3 and not _told_by_size(y, look, inputs):
         told = {label for label, what in found.items() if what == "here"}
         told |= _shorter(network, layers, inputs, y, look, sharded)
+        at, many = taking.sample_axis, y.shape[1 - taking.sample_axis]
+        given = [x for x in parts(inputs) if isinstance(x, Tensor) and x.ndim > 1]
+        if not any(x.shape[1 - at] == many for x in given):
+            # only the inputs' last axis is as long: positions for convolutions, else features
+            told = {label for label in told if arrangements[label].axis == 1}
     many = y.shape[1 - taking.sample_axis] if y.ndim == 3 else y.shape[1:-1].numel()
     for label, how in arrangements.items():
         if how.seen is None or label not in look.first.tensors:
