@@ -160,6 +160,7 @@ def spectrum_of_rows(h: Tensor) -> Spectrum:
 
 
 def centred_rows(rows: Tensor) -> Tensor:
+    """Rows less their mean, float64 on the CPU."""
     rows = double(rows).cpu()
     rows = rows - rows.mean(0)
     return rows - rows.mean(0)  # again: the mean of a column about 1e16 is itself rounded
