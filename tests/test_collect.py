@@ -9,7 +9,7 @@ from torch import nn
 
 import nrc
 from nrc.errors import UserError
-from nrc.features.collect import measure_layers, measure_splits
+from nrc.features.measure import measure_layers, measure_splits
 from nrc.metrics import measure_with_reasons
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import nrc
 from nrc.errors import UserError
-from nrc.features.collect import measure_splits
 from nrc.features.hooks import _picked
+from nrc.features.measure import measure_splits
 from nrc.features.rows import Unmeasurable
 
 LAST = ("mse", "r2", "nrc2", "nrc3", "signal_share")

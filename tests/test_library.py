@@ -12,7 +12,7 @@ from torch import nn
 
 import nrc
 from nrc.errors import UserError
-from nrc.features.collect import measure_layers
+from nrc.features.measure import measure_layers
 from nrc.metrics import measure_moments, measure_with_reasons
 from nrc.models._torchvision import torchvision
 

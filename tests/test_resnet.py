@@ -11,7 +11,8 @@ from torch import nn
 
 import nrc
 from nrc.errors import UserError
-from nrc.features.collect import collect, measure_layers
+from nrc.features.collect import collect
+from nrc.features.measure import measure_layers
 from nrc.metrics import measure_with_reasons
 from nrc.models import ResNet, ResNetNetwork
 

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from nrc.errors import UserError
 from nrc.features.layers import CONVOLUTIONS, OUT, is_layer, may_be_linear
+from nrc.features.passes import input_of, output_of, outputs
+from nrc.features.plan import Plan
 from nrc.features.prediction import Prediction
-from nrc.features.probe import Plan, input_of, output_of, outputs, samples_in
 from nrc.features.rows import LATER, MIXED, ORDER, Arrangement, Unmeasurable, arrange
+from nrc.features.samples import samples_in
 from nrc.features.spot import Spot
 from nrc.features.tensors import plain
 from nrc.features.weights import Applied, applied_weight, sample, still_applies

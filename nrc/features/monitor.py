@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from nrc.features.collect import MAX_FEATURES, Collected, Output, Reader, measure_splits
+from nrc.features.collect import MAX_FEATURES, Collected, Output, Reader
 from nrc.features.layers import default_layers
+from nrc.features.measure import measure_splits
 from nrc.features.table import Table
 from nrc.metrics.groups import spread
 

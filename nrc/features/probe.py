@@ -7,249 +7,32 @@ are one. What cannot be told so is left unknown, and `nrc.features.rows` then re
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nrc.features import positions
-from nrc.features.layers import OUT, SCRIPTED, may_be_linear
-from nrc.features.rows import LATER, MIXED, MOVED, Arrangement, Fold, Seen, feature_axis, same_size
+from nrc.features.layers import OUT
+from nrc.features.passes import Pass, run
+from nrc.features.plan import Plan, Taking
+from nrc.features.rows import MIXED, MOVED, Arrangement, Fold, Seen, feature_axis, same_size
 from nrc.features.samples import (
     Change,
     axes_of,
-    choose,
     cut,
     edges,
-    left_alone,
-    order_of,
     parts,
-    renamed,
+    samples_in,
 )
 from nrc.features.spot import Spot, compare, limits
-from nrc.features.tensors import Path, plain, tensors_in
-from nrc.features.weights import applied_weight, sample
+from nrc.features.tensors import Path
 
 AXES = 4  # of a tensor that are looked at
 SPOT = 8  # samples that are run alone in later batches
-ELEMENTWISE = (nn.Dropout, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh,
-               nn.Sigmoid, nn.Mish, nn.Hardswish, nn.Softplus, nn.Hardtanh, nn.PReLU, nn.SELU, nn.CELU)  # fmt: skip
-
-
-@dataclass
-class Plan:
-    """What is known of a network's layers.
-
-    Attributes:
-        arrangements: label -> how to read it.
-        left_out: label -> why it is not measured.
-        random: where in the output tensors stand that differ from pass to pass.
-        disordered: where in it tensors stand whose samples are not in the order of the inputs.
-        fold: how targets (B T, n) belong to samples, where they are folded.
-        complete: False where the samples looked too much alike to tell, or were too few: later batches are looked at
-            again.
-        taking: how samples were taken out of the batch; None: they could not be.
-        spot: what they showed in another order.
-    """
-
-    arrangements: dict[str, Arrangement] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    random: frozenset[Path] = frozenset()
-    disordered: frozenset[Path] = frozenset()
-    fold: Fold | None = None
-    complete: bool = True
-    taking: Taking | None = None
-    spot: Spot | None = None
-
-    def learn(self, fresh: Plan) -> dict[str, str]:
-        """Take on what a later look showed; label -> why what was read before may be wrong."""
-        wrong = dict(fresh.left_out)
-        for label, how in fresh.arrangements.items():
-            seen = how.seen
-            if seen is not None and how.sample_axis not in seen.samples and not seen.folded:
-                wrong[label] = seen.doubt or LATER
-            elif seen is not None and seen.doubt:
-                wrong[label] = seen.doubt
-        self.random |= fresh.random
-        self.disordered |= fresh.disordered
-        if fresh.taking is not None or self.taking is None:
-            self.arrangements.update(fresh.arrangements)
-            self.left_out |= fresh.left_out
-            self.taking, self.complete = fresh.taking, fresh.complete
-            self.fold = self.fold or fresh.fold
-        return wrong
-
-
-@dataclass(frozen=True)
-class Taking:
-    """How samples are taken out of a batch.
-
-    Attributes:
-        size: how many there are.
-        axes: id of an input -> which of its axes holds them.
-        sample_axis: of the targets: 1 where positions come first.
-        how: "few" of them; "all" in another order, where few cannot be run; "graph": all, which the edges name.
-        layout: the axes in the order of the inputs, for those of another batch.
-    """
-
-    size: int
-    axes: Mapping[int, int]
-    sample_axis: int = 0
-    how: str = "few"
-    layout: tuple[int | None, ...] = ()
-
-    def again(self, inputs: Any, size: int) -> Taking | None:
-        """The same for another batch; None: its inputs are others."""
-        now = parts(inputs)
-        held = [(x, axis) for x, axis in zip(now, self.layout, strict=False) if axis is not None]
-        fits = len(now) == len(self.layout) and all(
-            not isinstance(x, Tensor) or (x.ndim > axis and x.shape[axis] == size) for x, axis in held
-        )
-        return replace(self, size=size, axes={id(x): axis for x, axis in held}) if fits else None
-
-    def chosen(self, inputs: Any) -> Tensor:
-        return (
-            choose(inputs, self.axes, self.size)
-            if self.how == "few"
-            else torch.arange(self.size, device="cpu")
-        )
-
-    def order(self, inputs: Any, count: int) -> Tensor:
-        if self.how != "graph":
-            return order_of(count)
-        named = torch.cat([x.flatten().long().cpu() for x in edges(inputs, self.size).values()])
-        return order_of(count, named.unique())
-
-    def take(self, inputs: Any, index: Tensor, change: Change | None = None) -> Any:
-        if self.how == "graph":
-            return renamed(inputs, self.axes, edges(inputs, self.size), index)
-        return cut(inputs, self.axes, index, change)
-
-
-def input_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The first input of a module; of attention its query, where that is key and value, too, else the three."""
-    if not isinstance(module, nn.MultiheadAttention):
-        if not args:  # the first of its parameters, in whatever order they are named
-            with suppress(TypeError, ValueError):
-                given = inspect.signature(module.forward).bind(**kwargs).arguments
-                kwargs = {**{name: given[name] for name in given if name in kwargs}, **kwargs}
-        return next(iter((*args, *kwargs.values())), None)
-    given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-    same = given["query"] is given["key"] is given["value"]
-    return given["query"] if same else given
-
-
-def output_of(out: Any) -> Any:
-    """What recurrent and attention layers put out first."""
-    return out[0] if isinstance(out, tuple | list) and out else out
-
-
-@dataclass
-class _Pass:
-    """One pass: what each layer saw, and for the modules in between which tensors went in and out."""
-
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    outs: dict[Path, Tensor] = field(default_factory=dict)
-    axes: dict[int, int] = field(default_factory=dict)  # id of a tensor -> axis of its features
-    shapes: dict[tuple[int, ...], set[int]] = field(default_factory=dict)
-    ids: dict[str, int] = field(default_factory=dict)
-    links: list[tuple[int, int]] = field(default_factory=list)
-    alive: list[Any] = field(default_factory=list)  # so that no id is used twice
-    linear: dict[str, bool] = field(default_factory=dict)
-
-
-def run(
-    network: nn.Module, layers: Mapping[str, nn.Module], args: Any, kwargs: Any, whole: bool = False
-) -> _Pass:
-    """One pass that looks. With `whole` the types of all modules are noted, and what is one linear layer."""
-    seen = _Pass()
-    busy = False
-    handles = []
-
-    def before(label: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if busy or label in seen.tensors:
-                return
-            with suppress(Exception):  # the layer's own hook says what is wrong with it
-                x = input_of(module, args, kwargs)
-                if isinstance(x, Tensor):
-                    seen.tensors[label], seen.ids[label] = plain(x).clone(), id(x)
-
-        return hook
-
-    def after(label: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, out: Any) -> None:
-            if busy or label in seen.tensors:
-                return
-            with suppress(Exception):
-                x = output_of(out)
-                if isinstance(x, Tensor):
-                    seen.tensors[label], seen.ids[label] = plain(x).clone(), id(x)
-
-        return hook
-
-    def judge(label: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-            nonlocal busy
-            if busy or label in seen.linear:
-                return
-            x = seen.tensors.get(label)
-            busy = True
-            try:
-                seen.linear[label] = (
-                    x is not None
-                    and x.ndim > 1
-                    and x.is_floating_point()
-                    and applied_weight(module, x, sample(module, x), out).weight is not None
-                )
-            except Exception:
-                seen.linear[label] = False
-            finally:
-                busy = False
-
-        return hook
-
-    def types(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        if busy:
-            return
-        axis = feature_axis(module)
-        ins, outs = input_of(module, args, kwargs), output_of(out)
-        if not (isinstance(ins, Tensor) and isinstance(outs, Tensor)):
-            ins, outs = (t if isinstance(t, Tensor) else None for t in (ins, outs))
-        seen.alive += [ins, outs]
-        for x in (ins, outs):
-            if x is not None and axis is not None and x.ndim > 2 and x.is_floating_point():
-                seen.axes[id(x)] = axis
-                seen.shapes.setdefault(tuple(x.shape), set()).add(axis % x.ndim)
-        if isinstance(module, ELEMENTWISE) and ins is not None and outs is not None:
-            seen.links.append((id(ins), id(outs)))
-
-    try:
-        for label, module in layers.items():
-            if label.endswith(OUT):
-                handles.append(module.register_forward_hook(after(label)))
-                continue
-            handles.append(module.register_forward_pre_hook(before(label), with_kwargs=True))
-            if whole and may_be_linear(module):
-                handles.append(module.register_forward_hook(judge(label), with_kwargs=True))
-        if whole:
-            modules = [m for m in network.modules() if not isinstance(m, SCRIPTED)]
-            handles += [m.register_forward_hook(types, with_kwargs=True) for m in modules]
-        with left_alone(network):
-            out = network(*args, **kwargs)
-            seen.outs = outputs(out)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for _ in range(3 if whole else 0):
-        for a, b in (*seen.links, *((b, a) for a, b in seen.links)):
-            if a in seen.axes:
-                seen.axes.setdefault(b, seen.axes[a])
-    return seen
 
 
 def _moved(a: Tensor, b: Tensor, axis: int, order: Tensor) -> bool | None:
@@ -285,7 +68,7 @@ def _seen(a: Tensor, b: Tensor, order: Tensor) -> tuple[Seen, bool]:
     return Seen(frozenset(axes)), told
 
 
-def _unknown(label: str, module: nn.Module, seen: _Pass, channels: Mapping[str, int]) -> Arrangement:
+def _unknown(label: str, module: nn.Module, seen: Pass, channels: Mapping[str, int]) -> Arrangement:
     """The axis of the features, as far as types and neighbours tell."""
     if label in channels:
         return Arrangement(channels[label], named_axis=True)
@@ -312,7 +95,7 @@ def _reads_last(module: nn.Module, x: Tensor) -> bool:
 
 def by_type(layers: Mapping[str, nn.Module], channels: Mapping[str, int]) -> Plan:
     """A plan without looking: axes as the modules' types tell them."""
-    return Plan({label: _unknown(label, module, _Pass(), channels) for label, module in layers.items()})
+    return Plan({label: _unknown(label, module, Pass(), channels) for label, module in layers.items()})
 
 
 def probe(
@@ -349,7 +132,7 @@ def probe(
         except Exception:
             return True
 
-        def shapes(seen: _Pass) -> dict[Any, torch.Size]:
+        def shapes(seen: Pass) -> dict[Any, torch.Size]:
             return {name: x.shape for name, x in (*seen.tensors.items(), *seen.outs.items())}
 
         return shapes(fewer) != shapes(look.first)
@@ -402,11 +185,6 @@ def probe(
     return plan
 
 
-def samples_in(inputs: Any) -> int:
-    """How many samples the first input holds."""
-    return next((len(x) for x in parts(inputs) if isinstance(x, Tensor) and x.ndim), 0)
-
-
 def _tries(inputs: Any, size: int, y: Tensor) -> list[Taking]:
     """In which ways the inputs may hold the samples, the likely ones first."""
     tries = [Taking(size, axes_of(inputs, size))]
@@ -453,7 +231,7 @@ class _Look:
     taking: Taking
     share: float
     outputs: dict[Path, Seen]
-    first: _Pass
+    first: Pass
     chosen: Tensor
 
     def has(self, seen: Seen) -> bool:
@@ -492,7 +270,7 @@ def _once(
     return Plan(arrangements, _not_linear(layers, seen), random, complete=not few)
 
 
-def _not_linear(layers: Mapping[str, nn.Module], seen: _Pass) -> dict[str, str]:
+def _not_linear(layers: Mapping[str, nn.Module], seen: Pass) -> dict[str, str]:
     """Which of the modules that may be one linear layer are none, and the parts of those that are."""
     left_out = {label: "" for label in layers if label in seen.linear and not seen.linear[label]}
     whole = [label for label, linear in seen.linear.items() if linear]
@@ -517,7 +295,7 @@ def _look(
     chosen = taking.chosen(inputs)
     order = taking.order(inputs, len(chosen))
 
-    def passed(index: Tensor, whole: bool = False) -> _Pass:
+    def passed(index: Tensor, whole: bool = False) -> Pass:
         args, kwargs = taking.take(inputs, index)
         return run(network, layers, args, kwargs, whole)
 
@@ -563,11 +341,6 @@ def _look(
     found = [s.found for s in (*seen.values(), *moved.values())]
     share = sum(found) / len(found) if found else 0.0
     return _Look(plan, taking, share, moved, first, chosen)
-
-
-def outputs(out: Any) -> dict[Path, Tensor]:
-    """The floating tensors in what a network put out."""
-    return {path: plain(x).clone() for path, x in tensors_in(out) if x.is_floating_point() and x.ndim}
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:

@@ -110,6 +110,11 @@ def parts(values: Any) -> list[Any]:
     return found + packed
 
 
+def samples_in(inputs: Any) -> int:
+    """How many samples the first input holds."""
+    return next((len(x) for x in parts(inputs) if isinstance(x, Tensor) and x.ndim), 0)
+
+
 def _many(packed: PackedSequence) -> int:
     return int(packed.batch_sizes[0])
 

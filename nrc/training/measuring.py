@@ -22,8 +22,9 @@ from torch.func import functional_call
 from nrc.arrays import precision
 from nrc.cone import one_sided
 from nrc.errors import UserError
-from nrc.features.collect import KEEP_BYTES, MAX_FEATURES, collect, layers_of
+from nrc.features.collect import KEEP_BYTES, MAX_FEATURES, collect
 from nrc.features.layers import OUT, reading_weight
+from nrc.features.measure import layers_of
 from nrc.features.modes import evaluating
 from nrc.metrics import LAYERWISE, METRICS, Layer, Maker, Metrics, Undefined
 from nrc.metrics.assemble import evaluate

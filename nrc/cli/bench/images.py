@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from nrc.cli.bench.tools import best_of, in_fresh_process, peak_mb
-from nrc.features.collect import collect, measure_layers
+from nrc.features.collect import collect
+from nrc.features.measure import measure_layers
 from nrc.models import ResNet
 from nrc.training import Optim
 from nrc.training.run import choose_device

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from nrc.cli.bench.tools import CORES, best_of, cpu_threads, in_fresh_process, peak_mb
 from nrc.cli.bench.training import headline
-from nrc.features.collect import collect, measure_layers
+from nrc.features.collect import collect
+from nrc.features.measure import measure_layers
 from nrc.features.monitor import CollapseMonitor
 from nrc.metrics import LAYERWISE
 from nrc.models import MLP, MLPNetwork
